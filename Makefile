@@ -1,0 +1,66 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both create .venv by themselves.
+# To use a CUDA build of torch, install it into .venv first: `python3 -m venv .venv` and
+# `.venv/bin/pip install <your torch>`; the version pinned in constraints.txt is then kept if equal.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+SEED ?= 0
+OUT ?= runs/demo-seed$(SEED)
+WORKERS ?= 2
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+TORCH := $(shell grep '^torch==' constraints.txt)
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+
+# $(call timed,NAME,COMMAND): run COMMAND, then say how long it took.
+timed = started=$$SECONDS; $(2); echo "-- $(1): $$((SECONDS - started)) s"
+
+.PHONY: help venv demo test test-slow test-peers lint format docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# Re-installed only when what is to be installed changed.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("pyvision-rl needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; name another with: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@$(call timed,create .venv,$(PYTHON) -m venv .venv)
+	@$(call timed,install $(TORCH),$(BIN)/pip install --quiet -c constraints.txt $(TORCH))
+	@$(call timed,install pyvision-rl,$(BIN)/pip install --quiet -c constraints.txt -e ".[demo$(comma)dev$(comma)data]")
+	@touch $@
+
+comma := ,
+
+venv: $(STAMP)  ## create .venv with the pinned versions
+
+demo: $(STAMP)  ## train the tiny model end to end; SEED=n, OUT=folder
+	@$(call timed,demo,$(BIN)/python -m pyvision_rl.demo --seed $(SEED) --out $(OUT))
+
+test: $(STAMP)  ## lint, types and tests
+	@$(call timed,lint and types,$(MAKE) --no-print-directory lint)
+	@$(call timed,tests,$(PYTEST) -q -n $(WORKERS) --dist loadfile)
+
+test-slow: $(STAMP)  ## soaks, several seeds, fresh environments
+	@$(call timed,slow tests,$(PYTEST) -q -m slow)
+
+test-peers: $(STAMP)  ## comparisons with other libraries
+	@$(call timed,peer tests,$(PYTEST) -q -m peer)
+
+lint: $(STAMP)  ## ruff check, ruff format --check, mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+format: $(STAMP)  ## rewrite the sources in the house format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs: $(STAMP)  ## rewrite docs/config.md from the field docs
+	@$(BIN)/python docs/make_config.py
+
+clean:  ## remove build outputs and caches; keeps .venv and runs
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find src tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,189 @@
+"""Wiring: from a config to the parts of a run.
+
+In: a checked ``Config``. Out: an ``Assembly`` whose ``rollout`` gives graded groups. The one place
+that knows which class stands behind which name; the parts know only each other's contracts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pyvision_rl import policy as policies
+from pyvision_rl import sandbox as sandboxes
+from pyvision_rl import tasks as task_sets
+from pyvision_rl.config import Config, SandboxConfig, TasksConfig
+from pyvision_rl.errors import ConfigError
+from pyvision_rl.parsing import CODE_CLOSE
+from pyvision_rl.prompts import PromptBuilder
+from pyvision_rl.registry import resolve
+from pyvision_rl.rendering import CharsRenderer, load_renderer
+from pyvision_rl.rendering.base import Renderer
+from pyvision_rl.rewards import build_rewarder
+from pyvision_rl.rollout import Harness, run_groups
+from pyvision_rl.sandbox.base import SandboxLimits
+from pyvision_rl.selection import check_filters
+from pyvision_rl.tasks.base import TaskSet
+from pyvision_rl.types import Group, SampleLimits, Task
+
+if TYPE_CHECKING:
+    from pyvision_rl.models.base import VisionLanguageModel
+
+
+@dataclass(slots=True)
+class Assembly:
+    """The wired parts of a run; a context manager that closes them."""
+
+    config: Config
+    harness: Harness
+    model: VisionLanguageModel | None = None
+    """Set when the policy is in-process."""
+    _runner: asyncio.Runner = field(default_factory=asyncio.Runner)
+
+    def rollout(self, tasks: Sequence[Task], *, seed: int, **options: Any) -> list[Group]:
+        """Return one graded group per task (see ``rollout.run_groups``)."""
+        # One event loop for the whole run: sandbox connections belong to it.
+        harness = options.pop("harness", self.harness)
+        return self._runner.run(run_groups(harness, tasks, seed=seed, **options))
+
+    def close(self) -> None:
+        """End policy and sandbox. Idempotent."""
+        self._runner.run(self.harness.policy.close())
+        self._runner.run(self.harness.sandbox.close())
+        self._runner.close()
+
+    def __enter__(self) -> Assembly:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def build_tasks(config: TasksConfig | None, key: str = "tasks") -> TaskSet:
+    """Return the task set of a config section.
+
+    Raises:
+        ConfigError: The section is missing or names no known task set.
+        TaskError: The task set's file is broken.
+    """
+    if config is None:
+        raise ConfigError(f"[{key}] is missing: name a task set")
+    made: TaskSet = resolve(config.name, task_sets.TABLE, f"{key}.name")(config)
+    return made
+
+
+def num_tasks(tasks: TaskSet, config: TasksConfig | None) -> int:
+    """Return how many tasks of a set a section lets us use."""
+    limit = None if config is None else config.limit
+    return len(tasks) if limit is None else min(limit, len(tasks))
+
+
+def assemble(
+    config: Config,
+    *,
+    model: VisionLanguageModel | None = None,
+    scripts: Mapping[str, Sequence[str]] | None = None,
+) -> Assembly:
+    """Return the wired run of ``config``.
+
+    Args:
+        config: The whole config.
+        model: A network already in memory (RL shares it with the learner); None loads it.
+        scripts: Task id -> assistant turns; given, a scripted policy plays them back whatever
+            ``policy.name`` says.
+    """
+    check_filters(config.selection)
+    if config.policy.name == "local" and model is None and scripts is None:
+        from pyvision_rl.models.load import load_model, set_threads
+
+        set_threads(config.policy.threads)
+        model = load_model(
+            config.policy.model,
+            dtype=config.policy.dtype,
+            device=config.policy.device,
+            min_pixels=config.policy.min_pixels,
+            max_pixels=config.policy.max_pixels,
+        )
+    renderer = _renderer(config, model)
+    harness = Harness(
+        prompts=PromptBuilder(config.prompts),
+        renderer=renderer,
+        policy=_policy(config, model, renderer, scripts),
+        sandbox=resolve(config.sandbox.name, sandboxes.TABLE, "sandbox.name")(config.sandbox),
+        rewarder=build_rewarder(config.rewards),
+        config=config.rollout,
+        sampling=SampleLimits(
+            max_new_tokens=config.policy.max_new_tokens,
+            temperature=config.policy.temperature,
+            top_p=config.policy.top_p,
+            top_k=config.policy.top_k,
+            stop=(CODE_CLOSE,),
+        ),
+        sandbox_limits=sandbox_limits(config.sandbox),
+    )
+    return Assembly(config, harness, model)
+
+
+def sandbox_limits(config: SandboxConfig) -> SandboxLimits:
+    """Return the per-block limits of a sandbox section."""
+    return SandboxLimits(
+        wall_s=config.wall_s,
+        grace_s=config.grace_s,
+        memory_mb=config.memory_mb,
+        max_output_chars=config.max_output_chars,
+        max_images=config.max_images,
+        max_pixels=config.max_pixels,
+        figure=config.figure,
+    )
+
+
+def _renderer(config: Config, model: VisionLanguageModel | None) -> Renderer:
+    if not config.policy.model:
+        return CharsRenderer()
+    if model is None:
+        from pyvision_rl.models.load import vision_spec
+
+        vision = vision_spec(
+            config.policy.model,
+            min_pixels=config.policy.min_pixels,
+            max_pixels=config.policy.max_pixels,
+        )
+    else:
+        vision = model.vision
+    return load_renderer(config.policy.model, vision)
+
+
+def _policy(
+    config: Config,
+    model: VisionLanguageModel | None,
+    renderer: Renderer,
+    scripts: Mapping[str, Sequence[str]] | None,
+) -> Any:
+    if scripts is not None or config.policy.name == "scripted":
+        from pyvision_rl.policy.scripted import ScriptedPolicy
+
+        if scripts is None:
+            raise ConfigError(
+                'policy.name = "scripted" plays back a task set\'s own scripts: '
+                "use it with `pvrl rollout`"
+            )
+        return ScriptedPolicy(scripts, lambda text: renderer.script(text, (CODE_CLOSE,)))
+    if config.policy.name == "local":
+        from pyvision_rl.policy.local import LocalPolicy
+
+        assert model is not None
+        return LocalPolicy(
+            model,
+            decode=renderer.decode,
+            end_of_turn=renderer.end_of_turn,
+            max_batch=config.policy.max_batch,
+        )
+    return resolve(config.policy.name, policies.TABLE, "policy.name")(config.policy, renderer)

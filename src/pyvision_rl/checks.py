@@ -1,0 +1,353 @@
+"""Prove that a config, a task set or a policy works before time is spent on it.
+
+In: a config. Out: ``Finding`` records, one per thing looked at; a fault is a finding and never an
+exception, so that all of them are seen at once. The checks of a sandbox are in ``checks_sandbox``.
+Trains nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from pyvision_rl import sandbox as sandboxes
+from pyvision_rl.assemble import assemble, build_tasks, num_tasks
+from pyvision_rl.checks_sandbox import Finding, require, sandbox_findings, try_async, try_check
+from pyvision_rl.config import Config, SandboxConfig, SelectionConfig, SftDataConfig, TasksConfig
+from pyvision_rl.errors import ConfigError
+from pyvision_rl.parsing import CODE_CLOSE, parse
+from pyvision_rl.prompts import PromptBuilder
+from pyvision_rl.registry import resolve, suggestion
+from pyvision_rl.rewards import build_rewarder
+from pyvision_rl.rollout import Harness
+from pyvision_rl.selection import check_filters
+from pyvision_rl.tasks.base import Scripted, TaskSet
+from pyvision_rl.tasks.jsonl import scan
+from pyvision_rl.types import (
+    Completion,
+    EndReason,
+    GiveAnswer,
+    RunCode,
+    SampleRequest,
+    StopReason,
+    Task,
+    TaskInput,
+    Trajectory,
+)
+
+NUM_SAMPLED = 200
+"""Tasks looked at when a set is larger."""
+
+
+def check_config(config: Config) -> list[Finding]:
+    """Return what is right and wrong with every section; loads no model, starts no sandbox.
+
+    A part that is only not there yet (a model directory, an optional package) is a note.
+    """
+    findings = [
+        try_check(f"[{key}]", partial(_tasks_detail, section, key))
+        for key, section in _task_sections(config)
+    ]
+    findings += [
+        try_check("[prompts]", lambda: _done(PromptBuilder(config.prompts))),
+        try_check("[policy]", partial(_policy_detail, config)),
+        try_check("[sandbox]", partial(_sandbox_detail, config.sandbox)),
+        try_check("[rollout]", partial(_rollout_detail, config)),
+        try_check("[rewards]", lambda: _done(build_rewarder(config.rewards))),
+        try_check("[selection]", partial(_filters_detail, config.selection)),
+    ]
+    for index, stage in enumerate(config.sft.stages):
+        where = f"[[sft.stages]] {index} {stage.name!r}"
+        findings.append(try_check(where, partial(_data_detail, stage.data)))
+        patterns = [w.pattern for w in stage.token_weights]
+        findings.append(try_check(f"{where} token_weights", partial(_patterns, patterns)))
+    for file in config.new_model.corpus_files:
+        findings.append(try_check("[new_model] corpus_files", partial(_file_detail, file)))
+    return findings
+
+
+def check_tasks(config: Config) -> list[Finding]:
+    """Return every faulty row of a task file with its line, or what holds for a sound task set.
+
+    Raises:
+        ConfigError: There is no ``[tasks]``, or its file or class is not there.
+    """
+    section = config.tasks
+    if section is None:
+        raise ConfigError("[tasks] is missing: name a task set")
+    if section.name in ("jsonl", "parquet"):
+        path = Path(section.path)
+        faults = scan(path)
+        if faults:
+            return [Finding(f"{path}:{f.line}", "failed", str(f)) for f in faults]
+    tasks = build_tasks(section)
+    total = num_tasks(tasks, section)
+    indices = _spread(total)
+    looked = f"{len(indices)} of {total} tasks"
+    return [
+        try_check("ids are unique", lambda: _unique_ids(tasks, indices)),
+        try_check("an index always gives the same task", lambda: _stable(tasks, indices)),
+        try_check("every task makes a prompt", lambda: _prompts(config, tasks, indices)),
+        try_check("the reference answer is graded right", lambda: _graded(config, tasks, indices)),
+        try_check("scripts parse and end in an answer", lambda: _scripts(config, tasks, indices)),
+        Finding("looked at", "note" if len(indices) < total else "ok", looked),
+    ]
+
+
+def check_sandbox(config: Config) -> list[Finding]:
+    """Return whether the backend of ``[sandbox]`` keeps each promise of ``sandbox.base``."""
+    backend = resolve(config.sandbox.name, sandboxes.TABLE, "sandbox.name")
+    return sandbox_findings(lambda: backend(config.sandbox), config.sandbox)
+
+
+def check_policy(config: Config) -> list[Finding]:
+    """Return whether the policy of ``config`` writes sound turns. Loads the model.
+
+    The prompt is that of the first task, or a plain question without ``[tasks]``.
+    """
+    task, scripts = TaskInput("check", "What is 1 + 1?"), None
+    if config.tasks is not None:
+        tasks = build_tasks(config.tasks)
+        task = tasks[0].input
+        if config.policy.name == "scripted" and isinstance(tasks, Scripted):
+            scripts = {task.id: tasks.script(0)}
+    with assemble(config, scripts=scripts) as assembly:
+        return asyncio.run(_policy_findings(assembly.harness, task))
+
+
+async def _policy_findings(harness: Harness, task: TaskInput) -> list[Finding]:
+    prompt = harness.prompts.prompt(task)
+    limits = replace(harness.sampling, max_new_tokens=min(64, harness.sampling.max_new_tokens))
+    segments = (harness.renderer.open(prompt.messages),)
+    request = SampleRequest("check-0", task.id, 0, segments, prompt.messages, limits, seed=1)
+    again = replace(request, episode="check-1")
+    greedy = replace(request, episode="check-2", limits=replace(limits, temperature=0.0))
+    made: list[Completion] = []
+
+    async def sample(asked: SampleRequest) -> Completion:
+        completion = await harness.policy.sample(asked)
+        harness.policy.release(asked.episode)
+        return completion
+
+    async def writes() -> str:
+        made.append(await sample(request))
+        return f"{len(made[0].token_ids)} tokens, stopped at {made[0].stop.value}"
+
+    async def repeats(asked: SampleRequest) -> str:
+        first, second = await sample(asked), await sample(replace(asked, episode="check-3"))
+        require(first.token_ids == second.token_ids, f"{first.text!r}, then {second.text!r}")
+        return ""
+
+    async def releases() -> str:
+        harness.policy.release("never-seen")
+        await harness.policy.close()
+        await harness.policy.close()
+        return ""
+
+    findings = [await try_async("writes a turn", writes)]
+    if made:
+        decode = harness.renderer.decode
+        findings += [
+            try_check("log-probabilities are finite and at most 0", lambda: _logprobs(made[0])),
+            try_check("the text is that of the ids", lambda: _text(made[0], decode)),
+            try_check("the stop reason fits", lambda: _stop(made[0], request)),
+            await try_async("one seed gives one turn", lambda: repeats(again)),
+            await try_async("greedy turns repeat", lambda: repeats(greedy)),
+        ]
+    return [*findings, await try_async("unknown episodes and a second close do no harm", releases)]
+
+
+def _task_sections(config: Config) -> Iterable[tuple[str, TasksConfig]]:
+    """Yield every task set the config names, with its key."""
+    for key, section in (("tasks", config.tasks), ("probe.tasks", config.probe.tasks)):
+        if section is not None:
+            yield key, section
+    if config.eval.tasks is not None:
+        yield "eval.tasks", config.eval.tasks
+    for index, stage in enumerate(config.sft.stages):
+        for position, data in enumerate(stage.data):
+            if data.tasks is not None:
+                yield f"sft.stages.{index}.data.{position}.tasks", data.tasks
+    for index, section in enumerate(config.new_model.corpus_tasks):
+        yield f"new_model.corpus_tasks.{index}", section
+
+
+def _done(_: object) -> str:
+    """Say nothing of what was only built to see that it can be."""
+    return ""
+
+
+def _tasks_detail(section: TasksConfig, key: str) -> str:
+    return f"{section.name}: {num_tasks(build_tasks(section, key), section)} tasks"
+
+
+def _policy_detail(config: Config) -> str:
+    policy = config.policy
+    if policy.name not in ("local", "scripted"):
+        resolve(policy.name, {}, "policy.name")
+        return policy.name
+    if policy.name == "scripted":
+        return "plays back the task set's own scripts"
+    if not policy.model:
+        return "note: no model yet; give one with --set policy.model=DIR"
+    path = Path(policy.model)
+    # A name such as Qwen/Qwen2.5-VL-7B-Instruct is looked up when the run starts.
+    is_path = policy.model.count("/") != 1 or path.exists() or policy.model.startswith(".")
+    if is_path and not (path / "config.json").is_file():
+        return f"note: {path} is no model directory yet (no config.json)"
+    return policy.model
+
+
+def _sandbox_detail(config: SandboxConfig) -> str:
+    resolve(config.name, sandboxes.TABLE, "sandbox.name")
+    if config.figure:
+        import matplotlib as mpl
+
+        for key in config.figure:
+            if key not in mpl.rcParams:
+                near = suggestion(key, mpl.rcParams)
+                raise ConfigError(f"sandbox.figure has {key!r}: no matplotlib rcParam{near}")
+    return config.name
+
+
+def _rollout_detail(config: Config) -> str:
+    room, turn = config.rollout.max_context_tokens, config.policy.max_new_tokens
+    require(
+        turn < room, f"policy.max_new_tokens = {turn} fills rollout.max_context_tokens = {room}"
+    )
+    return f"{config.rollout.max_tool_calls} calls, {config.rollout.group_size} rollouts a task"
+
+
+def _filters_detail(config: SelectionConfig) -> str:
+    check_filters(config)
+    return ", ".join(config.filters)
+
+
+def _data_detail(data: Iterable[SftDataConfig]) -> str:
+    kinds = []
+    for source in data:
+        if source.kind == "trajectories":
+            _file_detail(source.path)
+        elif source.tasks is None:
+            raise ConfigError(f"a source of kind {source.kind!r} needs tasks")
+        kinds.append(source.kind)
+    require(bool(kinds), "the stage has no data")
+    return ", ".join(kinds)
+
+
+def _file_detail(file: str) -> str:
+    require(bool(file) and Path(file).exists(), f"no such file: {file!r}")
+    return file
+
+
+def _patterns(patterns: Iterable[str]) -> str:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"pattern {pattern!r} is no regular expression: {error}") from error
+    return ", ".join(patterns)
+
+
+def _spread(total: int) -> list[int]:
+    """Return up to ``NUM_SAMPLED`` indices, evenly over the whole set."""
+    count = min(total, NUM_SAMPLED)
+    return [index * total // count for index in range(count)]
+
+
+def _unique_ids(tasks: TaskSet, indices: Iterable[int]) -> str:
+    seen: dict[str, int] = {}
+    for index in indices:
+        first = seen.setdefault(tasks[index].id, index)
+        require(first == index, f"tasks {first} and {index} share the id {tasks[index].id!r}")
+    return ""
+
+
+def _stable(tasks: TaskSet, indices: Iterable[int]) -> str:
+    for index in indices:
+        require(tasks[index] == tasks[index], f"task {index} changes from one look to the next")
+    return ""
+
+
+def _prompts(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
+    builder = PromptBuilder(config.prompts)
+    for index in indices:
+        builder.prompt(tasks[index].input)
+    return ""
+
+
+def _graded(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
+    rewarder = build_rewarder(config.rewards)
+
+    async def grade(task: Task, answer: str | None) -> Trajectory:
+        end = EndReason.MALFORMED if answer is None else EndReason.ANSWERED
+        return await rewarder.grade(task, Trajectory(task.id, 0, (), (), (), end, answer))
+
+    async def all_of_them() -> None:
+        for index in indices:
+            task = tasks[index]
+            right = await grade(task, task.gold.answer)
+            require(right.reward is not None, f"task {task.id!r} is not graded: {right.error}")
+            correct = right.reward is not None and right.reward.correct
+            why = right.reward.why if right.reward else ""
+            require(correct, f"task {task.id!r}: {task.gold.answer!r} is graded wrong ({why})")
+            none = await grade(task, None)
+            require(
+                none.reward is None or not none.reward.correct,
+                f"task {task.id!r}: an episode without an answer is graded right",
+            )
+
+    asyncio.run(all_of_them())
+    return ""
+
+
+def _scripts(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
+    if not isinstance(tasks, Scripted):
+        return "no scripts"
+    for index in indices:
+        turns = tasks.script(index)
+        where = f"the script of task {tasks[index].id!r}"
+        require(bool(turns), f"{where} is empty")
+        for number, text in enumerate(turns, 1):
+            stop = StopReason.STOP_STRING if text.endswith(CODE_CLOSE) else StopReason.END
+            action = parse(text, stop)
+            wanted = GiveAnswer if number == len(turns) else RunCode
+            require(
+                isinstance(action, wanted),
+                f"{where}, turn {number}: {action!r:.200} instead of {wanted.__name__}",
+            )
+        calls = len(turns) - 1
+        most = config.rollout.max_tool_calls
+        require(calls <= most, f"{where} has {calls} calls; rollout.max_tool_calls = {most}")
+    return ""
+
+
+def _logprobs(completion: Completion) -> str:
+    bad = [p for p in completion.logprobs if not math.isfinite(p) or p > 0]
+    require(not bad, f"{len(bad)} of {len(completion.logprobs)} are not, e.g. {bad[:1]}")
+    return ""
+
+
+def _text(completion: Completion, decode: Callable[[tuple[int, ...]], str]) -> str:
+    decoded = decode(completion.token_ids)
+    require(
+        decoded.startswith(completion.text), f"the ids say {decoded!r}, not {completion.text!r}"
+    )
+    return repr(completion.text[:60])
+
+
+def _stop(completion: Completion, request: SampleRequest) -> str:
+    number, most = len(completion.token_ids), request.limits.max_new_tokens
+    stop = completion.stop
+    require(0 < number <= most, f"{number} tokens; the limit is {most}")
+    if stop is StopReason.LENGTH:
+        require(number == most, f"stopped for length after {number} of {most} tokens")
+    if stop is StopReason.STOP_STRING:
+        ends = completion.text.endswith(request.limits.stop)
+        require(ends, f"no stop string at the end of {completion.text[-40:]!r}")
+    return stop.value

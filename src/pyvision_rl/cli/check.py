@@ -1,0 +1,140 @@
+"""``pvrl check``: prove that a config, task set, sandbox or policy works before using it.
+
+In: a config, or just the thing to check. Out: a table of findings, and exit code 1 if one fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pyvision_rl.cli.execute import (
+    AsJson,
+    ConfigArgument,
+    Debug,
+    Overrides,
+    guarded,
+    say,
+    write_json,
+)
+from pyvision_rl.config import Config, PolicyConfig, SandboxConfig, TasksConfig
+from pyvision_rl.config_file import find_config, load_config
+
+if TYPE_CHECKING:
+    from pyvision_rl.checks_sandbox import Finding
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+_MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "failed": ("FAIL", "bold red")}
+_OR_FILE = "A config, or a .jsonl or .parquet file of tasks."
+_OR_NAME = "A config, or the thing itself as package.module:Name."
+
+
+@app.command("config")
+@guarded
+def check_config(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check a config: every name, file and template it needs."""
+    from pyvision_rl import checks
+
+    loaded = load_config(find_config(config), overrides or ())
+    _finish("config", config, checks.check_config(loaded), as_json=as_json)
+
+
+@app.command("tasks")
+@guarded
+def check_tasks(
+    target: Annotated[str, typer.Argument(metavar="CONFIG|FILE", help=_OR_FILE)],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check a task set: every row and image, ids, and that gold answers are graded right."""
+    from pyvision_rl import checks
+
+    def alone(path: str) -> Config:
+        return Config(tasks=TasksConfig(path=path))
+
+    loaded = _load(target, overrides, alone, by_name=target.endswith((".jsonl", ".parquet")))
+    _finish("tasks", target, checks.check_tasks(loaded), as_json=as_json)
+
+
+@app.command("sandbox")
+@guarded
+def check_sandbox(
+    target: Annotated[str, typer.Argument(metavar="CONFIG|NAME", help=_OR_NAME)],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check a sandbox backend against the contract."""
+    from pyvision_rl import checks
+
+    def alone(name: str) -> Config:
+        return Config(sandbox=SandboxConfig(name=name))
+
+    loaded = _load(target, overrides, alone, by_name=":" in target)
+    _finish("sandbox", target, checks.check_sandbox(loaded), as_json=as_json)
+
+
+@app.command("policy")
+@guarded
+def check_policy(
+    target: Annotated[str, typer.Argument(metavar="CONFIG|NAME", help=_OR_NAME)],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check a policy: it samples a turn whose ids, log-probabilities and seeds hold."""
+    from pyvision_rl import checks
+
+    def alone(name: str) -> Config:
+        return Config(policy=PolicyConfig(name=name))
+
+    loaded = _load(target, overrides, alone, by_name=":" in target)
+    _finish("policy", target, checks.check_policy(loaded), as_json=as_json)
+
+
+def _load(
+    target: str, overrides: list[str] | None, alone: Callable[[str], Config], *, by_name: bool
+) -> Config:
+    """Return the config that ``target`` names, or one made around the thing it names."""
+    if not by_name:
+        return load_config(find_config(target), overrides or ())
+    if overrides:
+        raise typer.BadParameter("--set needs a config; none was given")
+    return alone(target)
+
+
+def _finish(what: str, target: str, findings: Sequence[Finding], *, as_json: bool) -> None:
+    """Show the findings; exit 1 if one failed."""
+    failed = sum(not f.ok for f in findings)
+    if as_json:
+        rows = [{"name": f.name, "status": f.status, "detail": f.detail} for f in findings]
+        write_json({"check": what, "target": target, "failed": failed, "findings": rows})
+    else:
+        table = Table("", "check", "detail", box=None, pad_edge=False)
+        for finding in findings:
+            mark = Text.assemble(_MARKS[finding.status])
+            table.add_row(mark, Text(finding.name), Text(finding.detail))
+        # Unlimited width off a terminal: a wrapped line number is hard to search for.
+        Console(width=None if Console().is_terminal else 500).print(table)
+        say(f"{len(findings)} checks, {failed} failed")
+        say(f"next: {_next(what, target)}" if not failed else "next: mend the lines marked FAIL")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _next(what: str, target: str) -> str:
+    if what == "config":
+        return f"pvrl check tasks {target}"
+    return "pvrl rollout CONFIG" if ":" in target or "." in target else f"pvrl rollout {target}"

@@ -1,0 +1,271 @@
+"""What every verb shares: options, run folders, errors to exit codes, results to text or JSON.
+
+In: the options a person typed and the function that does the work. Out: an exit code: 0 done, 1 the
+run failed, 2 bad usage or config, 130 interrupted. Knows no verb.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pyvision_rl.cli.report import Reporter
+from pyvision_rl.config import Config
+from pyvision_rl.config_file import find_config, load_config, resolved
+from pyvision_rl.errors import ConfigError, PVRLError
+from pyvision_rl.registry import missing
+
+P = ParamSpec("P")
+
+CONFIG_HELP = "TOML file, run folder, run.json, or the bare name of a packaged config."
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)]
+OptionalConfig = Annotated[
+    str, typer.Argument(metavar="CONFIG", help=f"{CONFIG_HELP} Leave it out with --resume.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one config key; may be repeated."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where to write; new or empty.")
+]
+Resume = Annotated[
+    Path | None, typer.Option("--resume", metavar="RUN", help="Go on in this run folder.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person typed after a verb."""
+
+    config: str = ""
+    overrides: tuple[str, ...] = ()
+    out: Path | None = None
+    resume: Path | None = None
+    dry_run: bool = False
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run, ready to start."""
+
+    config: Config
+    out: Path
+    resume: Path | None
+    report: Callable[[str], None]
+
+
+class InterruptedRun(KeyboardInterrupt):
+    """Ctrl-C, with the line that says how to go on."""
+
+
+def guarded(verb: Callable[P, None]) -> Callable[P, None]:
+    """Return ``verb`` with every error turned into one message on stderr and an exit code."""
+
+    @functools.wraps(verb)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        debug = bool(kwargs.get("debug"))
+        _prepare(debug=debug)
+        try:
+            verb(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except KeyboardInterrupt as error:
+            complain(str(error) or "interrupted")
+            raise typer.Exit(130) from None
+        # The outermost boundary: a message instead of a trace, whatever went wrong.
+        except Exception as error:
+            if debug:
+                raise
+            complain(_message(error))
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+
+    return run
+
+
+def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: str) -> None:
+    """Load the config, make the run folder, do the work, show the result and what to do next.
+
+    Args:
+        name: The verb, for the default folder's name and the resume command.
+        options: What was typed.
+        work: Does the verb's work; returns a record with ``to_json``, or a path.
+        then: The next useful command; ``{out}`` stands for the run folder.
+
+    Raises:
+        ConfigError: Bad usage or config.
+        PVRLError: The run failed.
+        InterruptedRun: Ctrl-C.
+    """
+    source = _source(options)
+    config = load_config(source, options.overrides)
+    if options.dry_run:
+        _show_plan(name, options, config, source)
+        return
+    with _run_folder(name, options, source) as out:
+        try:
+            with Reporter(Console(stderr=True), name) as report:
+                result = work(Job(config, out, options.resume, report))
+        except KeyboardInterrupt as error:
+            can_go_on = name in ("rl", "sft", "eval") and (out / "run.json").exists()
+            hint = f"; go on with: pvrl {name} --resume {out}" if can_go_on else ""
+            raise InterruptedRun(f"interrupted{hint}") from error
+    following = then.format(out=out)
+    if options.as_json:
+        write_json({"verb": name, "out": str(out), "result": to_json(result), "next": following})
+        return
+    console = Console()
+    values = to_json(result)
+    if isinstance(values, dict):
+        console.print(_table(values))
+    say(f"wrote {out}")
+    say(f"next: {following}")
+
+
+def say(text: str) -> None:
+    """Write one line to stdout."""
+    typer.echo(text)
+
+
+def complain(text: str) -> None:
+    """Write one message to stderr."""
+    typer.echo(f"pvrl: {text}", err=True)
+
+
+def write_json(value: Any) -> None:
+    """Write one JSON value to stdout."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def to_json(result: Any) -> Any:
+    """Return a verb's result as JSON values: records by their fields, paths as text."""
+    if hasattr(result, "to_json"):
+        return result.to_json()
+    if is_dataclass(result) and not isinstance(result, type):
+        return {f.name: to_json(getattr(result, f.name)) for f in fields(result)}
+    return str(result) if isinstance(result, Path) else result
+
+
+def _prepare(*, debug: bool) -> None:
+    """Set up logging, and let configs name classes in the working directory."""
+    level = logging.DEBUG if debug else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("pyvision_rl").setLevel(level)
+    here = str(Path.cwd())
+    # At the end: a file here must not shadow an installed package.
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, PVRLError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return str(missing(error, "this command"))
+    return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _source(options: Options) -> Path:
+    """Return the config file to load.
+
+    Raises:
+        ConfigError: Not exactly one of CONFIG and --resume was given, or there is no such file.
+    """
+    if options.resume is None:
+        if not options.config:
+            raise ConfigError("name a CONFIG (a TOML file or a packaged name), or --resume RUN")
+        return find_config(options.config)
+    if options.config or options.out:
+        raise ConfigError(
+            "--resume RUN goes on in RUN with its own config: leave out CONFIG and --out, and "
+            "change single keys with --set"
+        )
+    if not (options.resume / "run.json").exists():
+        raise ConfigError(f"--resume {options.resume}: no run.json there")
+    return options.resume
+
+
+@contextmanager
+def _run_folder(name: str, options: Options, source: Path) -> Iterator[Path]:
+    """Yield the run folder; a new one that stays empty is taken away again."""
+    if options.resume is not None:
+        yield options.resume
+        return
+    out = options.out
+    if out is None:
+        out = _claim(name, source)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out} is there already and not an empty folder; name another")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield out
+    finally:
+        with suppress(OSError):
+            out.rmdir()
+
+
+def _claim(name: str, source: Path) -> Path:
+    """Make and return the first free ``runs/<verb>-<config>-<n>``."""
+    stem = re.sub(r"-\d+$", "", _label(source)).removeprefix(f"{name}-")
+    number = 1
+    while True:
+        out = Path("runs") / f"{name}-{stem}-{number}"
+        try:
+            out.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return out
+
+
+def _label(source: Path) -> str:
+    """Return the name a config goes by: its file's stem, or its run folder's name."""
+    folder = source if source.is_dir() else source.parent
+    return folder.resolve().name if source.is_dir() or source.name == "run.json" else source.stem
+
+
+def _show_plan(name: str, options: Options, config: Config, source: Path) -> None:
+    out = options.resume or options.out or Path("runs") / f"{name}-{_label(source)}-<n>"
+    if options.as_json:
+        plan = {"verb": name, "source": str(source), "out": str(out), "config": resolved(config)}
+        write_json(plan | {"dry_run": True})
+        return
+    for key, value in resolved(config).items():
+        say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    say(f"would run: pvrl {name} with {source}, writing {out}{os.sep}")
+    say(f"next: pvrl check config {source}")
+
+
+def _table(values: dict[str, Any]) -> Table:
+    """Return a result as a table: dotted name, value."""
+    table = Table("result", "value", box=None, pad_edge=False)
+    for key, value in _flat(values, ""):
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    return table
+
+
+def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value

@@ -1,0 +1,183 @@
+"""The verbs that run something. Each is a signature, a lazy import and a next step.
+
+The heavy modules are imported inside the verbs: ``pvrl --help`` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pyvision_rl.cli.execute import (
+    AsJson,
+    ConfigArgument,
+    Debug,
+    DryRun,
+    Job,
+    OptionalConfig,
+    Options,
+    Out,
+    Overrides,
+    Resume,
+    guarded,
+    run_verb,
+    say,
+    write_json,
+)
+from pyvision_rl.errors import ConfigError
+
+
+@guarded
+def new_model(
+    config: ConfigArgument,
+    target: Annotated[Path | None, typer.Argument(metavar="OUT", help="Same as --out.")] = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Make a new model from [new_model]: random weights and a tokenizer, as a directory."""
+    if target and out:
+        raise ConfigError("OUT was given twice: as an argument and as --out")
+
+    def work(job: Job) -> Any:
+        from pyvision_rl.new_model import new_model as make
+
+        return {"parameters": make(job.config, job.out), "model": str(job.out)}
+
+    options = Options(config, tuple(overrides or ()), target or out, None, dry_run, as_json)
+    run_verb("new-model", options, work, then=f"pvrl sft {config} --set policy.model={{out}}")
+
+
+@guarded
+def probe(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what the tool is worth to a model, by forcing the first action both ways."""
+
+    def work(job: Job) -> Any:
+        from pyvision_rl.probe import run_probe
+
+        return run_probe(job.config, job.out)
+
+    options = Options(config, tuple(overrides or ()), out, None, dry_run, as_json)
+    run_verb("probe", options, work, then=f"pvrl rl {config}")
+
+
+@guarded
+def rollout(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Sample episodes and grade them; learn nothing."""
+
+    def work(job: Job) -> Any:
+        from pyvision_rl.collect import run_rollout
+
+        return run_rollout(job.config, job.out, job.report)
+
+    options = Options(config, tuple(overrides or ()), out, None, dry_run, as_json)
+    run_verb("rollout", options, work, then="pvrl show {out}")
+
+
+@guarded
+def sft(
+    config: OptionalConfig = "",
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune on pairs, scripts or trajectories, in the stages of [sft]."""
+
+    def work(job: Job) -> Any:
+        from pyvision_rl.train.sft import run_sft
+
+        return run_sft(job.config, job.out, resume=job.resume, report=job.report)
+
+    options = Options(config, tuple(overrides or ()), out, resume, dry_run, as_json)
+    run_verb("sft", options, work, then=f"pvrl probe {config or '{out}'}")
+
+
+@guarded
+def rl(
+    config: OptionalConfig = "",
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train with reinforcement learning."""
+
+    def work(job: Job) -> Any:
+        from pyvision_rl.train.rl import run_rl
+
+        return run_rl(job.config, job.out, resume=job.resume, report=job.report)
+
+    options = Options(config, tuple(overrides or ()), out, resume, dry_run, as_json)
+    run_verb("rl", options, work, then="pvrl show {out}")
+
+
+@guarded
+def evaluate(
+    config: OptionalConfig = "",
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a model on held-out tasks; accuracy with standard errors."""
+
+    def work(job: Job) -> Any:
+        from pyvision_rl.evaluate import run_eval
+
+        return run_eval(job.config, job.out, resume=job.resume, report=job.report)
+
+    options = Options(config, tuple(overrides or ()), out, resume, dry_run, as_json)
+    run_verb("eval", options, work, then="pvrl show {out}")
+
+
+@guarded
+def show(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    step: Annotated[int | None, typer.Option("--step", help="List one step's episodes.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Show a task's episodes.")] = None,
+    rollout: Annotated[int | None, typer.Option("--rollout", help="Only this one.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show a run folder, one step of it, or episodes turn by turn."""
+    from pyvision_rl.runs import RunReader
+    from pyvision_rl.show import render_run
+
+    if as_json:
+        reader = RunReader(run)
+        info = {"verb": reader.info.verb, "created": reader.info.created, "size": reader.size()}
+        write_json({"run": str(run), **info, "steps": reader.steps(), "metrics": reader.metrics()})
+        return
+    Console().print(render_run(run, step, task, rollout))
+    if task is not None or rollout is not None:
+        say(f"next: pvrl show {run}")
+    elif step is not None:
+        say(f"next: pvrl show {run} --step {step} --task TASK")
+    else:
+        say(f"next: pvrl show {run} --step N, then --task TASK for whole episodes")

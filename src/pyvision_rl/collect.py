@@ -1,0 +1,169 @@
+"""Rolling out without learning: trajectories from scripts, and ``pvrl rollout``.
+
+In: a config and a task set. Out: graded trajectories, in memory or in a run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from pyvision_rl.advantages import assign
+from pyvision_rl.assemble import assemble, build_tasks, num_tasks
+from pyvision_rl.config import Config, TasksConfig
+from pyvision_rl.errors import ConfigError, TrainError
+from pyvision_rl.images import VisionSpec, grid
+from pyvision_rl.media import image_media, open_image
+from pyvision_rl.rollout import derive_seed
+from pyvision_rl.runs import RunWriter
+from pyvision_rl.selection import select
+from pyvision_rl.tasks.base import Scripted, TaskSet
+from pyvision_rl.types import EndReason, Group, Media, Task, Trajectory
+
+_CHUNK = 256
+"""Tasks rolled out together: bounds the open sandbox sessions and the images in memory."""
+
+
+def collect_scripts(
+    config: Config,
+    tasks_config: TasksConfig,
+    count: int | None = None,
+    *,
+    seen_by: VisionSpec | None = None,
+) -> list[Trajectory]:
+    """Return the scripted solutions of a task set, executed in the sandbox, one per task.
+
+    Args:
+        config: Its policy section gives the renderer; the policy itself is replaced by scripts.
+        tasks_config: A task set with scripts.
+        count: The first ``count`` tasks; None takes all.
+        seen_by: Replace each image by what a model of this pixel rule sees of it. Changes no
+            token and no patch, and keeps thousands of trajectories small.
+
+    Raises:
+        ConfigError: The task set has no scripts.
+        TrainError: A script failed to run to its answer: a bug of the task set.
+    """
+    tasks = build_tasks(tasks_config)
+    total = min(count or len(tasks), num_tasks(tasks, tasks_config))
+    scripts: dict[str, tuple[str, ...]] = {}
+    trajectories: list[Trajectory] = []
+    with assemble(config, scripts=scripts) as assembly:
+        for chunk in chunks(total):
+            groups = assembly.rollout(
+                _draw(tasks, chunk, scripts, tasks_config.name),
+                seed=derive_seed(config.seed, "scripts", chunk.start),
+                group_size=1,
+            )
+            for group in groups:
+                trajectory = group.trajectories[0]
+                if trajectory.end is not EndReason.ANSWERED:
+                    raise TrainError(
+                        f"a script of task set {tasks_config.name!r} did not reach its answer: "
+                        f"task {trajectory.task_id!r} ended {trajectory.end} {trajectory.error}"
+                    )
+                trajectories.append(shrink(trajectory, seen_by) if seen_by else trajectory)
+    return trajectories
+
+
+def run_rollout(config: Config, out: Path, report: Callable[[str], None] = lambda _: None) -> Path:
+    """Roll out every task of ``[tasks]`` (up to its limit) and write a run folder.
+
+    With ``policy.name = "scripted"`` the task set's own scripts are played back.
+    """
+    tasks = build_tasks(config.tasks)
+    total = num_tasks(tasks, config.tasks)
+    scripts: dict[str, tuple[str, ...]] | None = None
+    if config.policy.name == "scripted":
+        scripts = {}
+    writer = RunWriter(out, config, verb="rollout")
+    with assemble(config, scripts=scripts) as assembly:
+        for step, chunk in enumerate(chunks(total), 1):
+            drawn = _draw(tasks, chunk, scripts, config.tasks.name if config.tasks else "")
+            seed = derive_seed(config.seed, "rollout", chunk.start)
+            groups = [
+                assign(g, normalize_std=config.selection.normalize_std)
+                for g in assembly.rollout(drawn, seed=seed)
+            ]
+            writer.rollouts(step, groups, select(groups, config.selection))
+            writer.metrics(step, rollout_metrics(groups))
+            report(f"rolled out {chunk.stop} of {total} tasks")
+    return out
+
+
+def chunks(total: int) -> list[range]:
+    """Return ``range(total)`` in pieces that are rolled out together."""
+    return [range(s, min(s + _CHUNK, total)) for s in range(0, total, _CHUNK)]
+
+
+def shrink(trajectory: Trajectory, vision: VisionSpec) -> Trajectory:
+    """Return the trajectory with each context image at the size the model sees it."""
+    segments = tuple(
+        replace(s, media=tuple(_shrunk(m, vision) for m in s.media)) for s in trajectory.segments
+    )
+    return replace(trajectory, segments=segments, prompt=(), turns=())
+
+
+def _shrunk(media: Media, vision: VisionSpec) -> Media:
+    _, rows, cols = grid(media, vision)
+    size = (cols * vision.patch_size, rows * vision.patch_size)
+    if size == (media.width, media.height):
+        return media
+    return image_media(open_image(media).resize(size, Image.Resampling.BICUBIC))
+
+
+def rollout_metrics(groups: list[Group]) -> dict[str, float]:
+    """Return the numbers of a set of graded groups: means over trajectories."""
+    trajectories = [t for g in groups for t in g.trajectories]
+    graded = [t for t in trajectories if t.reward is not None]
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values) if values else 0.0
+
+    numbers = {
+        "trajectories": float(len(trajectories)),
+        "graded": float(len(graded)),
+        "reward": mean([t.reward.total for t in graded if t.reward]),
+        "accuracy": mean([float(t.reward.correct) for t in graded if t.reward]),
+        "tool_calls": mean([float(t.num_tool_calls) for t in trajectories]),
+        "executions": mean([float(t.num_executions) for t in trajectories]),
+        "tool_share": mean([float(t.num_tool_calls > 0) for t in trajectories]),
+        "sampled_tokens": mean([float(t.num_sampled_tokens) for t in trajectories]),
+        "images": mean([float(len(t.media)) for t in trajectories]),
+        "time_limits": float(
+            sum(
+                t.execution is not None and t.execution.status in ("timeout", "killed")
+                for trajectory in trajectories
+                for t in trajectory.turns
+            )
+        ),
+    }
+    for end in EndReason:
+        numbers[f"end_{end}"] = mean([float(t.end is end) for t in trajectories])
+    by_category: dict[str, list[Trajectory]] = {}
+    for group in groups:
+        if group.task.input.category:
+            by_category.setdefault(group.task.input.category, []).extend(group.trajectories)
+    for name, members in sorted(by_category.items()):
+        numbers[f"accuracy_{name}"] = mean(
+            [float(bool(t.reward and t.reward.correct)) for t in members]
+        )
+        numbers[f"tool_calls_{name}"] = mean([float(t.num_tool_calls) for t in members])
+    return numbers
+
+
+def _draw(
+    tasks: TaskSet, chunk: range, scripts: dict[str, tuple[str, ...]] | None, name: str
+) -> list[Task]:
+    """Draw a chunk of tasks and, when they are to be played back, their scripts."""
+    drawn = [tasks[index] for index in chunk]
+    if scripts is None:
+        return drawn
+    if not isinstance(tasks, Scripted):
+        raise ConfigError(f"task set {name!r} has no scripts to play back")
+    scripts.clear()
+    scripts.update({task.id: tasks.script(i) for task, i in zip(drawn, chunk, strict=True)})
+    return drawn

@@ -1,0 +1,251 @@
+"""The demo's stages in order: which verb runs on which config, with which overrides.
+
+In: a seed and a folder. Out: the folder filled: ``model``, ``sft``, ``probe``, ``rl-plain``,
+``rl-tool_reward``, ``eval/``, ``logs/``, the figure, the page, and ``demo.json`` with every number.
+A demo that was interrupted goes on with its first unfinished stage. Does not print results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pyvision_rl import __version__
+from pyvision_rl.config import Config
+from pyvision_rl.config_file import find_config, load_config
+from pyvision_rl.demo import figure, page, report
+from pyvision_rl.demo.processes import Command, Runner
+from pyvision_rl.errors import RunError
+from pyvision_rl.runs import RunReader
+
+SFT_CONFIG = "tiny_image_sft"
+RL_CONFIG = "tiny_image_rl"
+ARMS = ("plain", "tool_reward")
+_EVAL_EVERY = 5
+_PLAN = "plan.json"
+_RESULT = "demo.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a demo is; two demos with equal plans give equal numbers."""
+
+    seed: int
+    rl_config: str = RL_CONFIG
+    quick: bool = False
+    """A few steps on a few tasks: everything runs, the numbers mean nothing."""
+    version: str = __version__
+
+
+def run_demo(plan: Plan, out: Path, *, jobs: int, console: Console) -> dict[str, Any]:
+    """Run every stage that is not done yet; return what ``demo.json`` holds.
+
+    Args:
+        plan: What to run.
+        out: New, empty, or the folder of an unfinished demo of the same plan.
+        jobs: Processes at a time; changes no number.
+        console: Shows a line per stage.
+
+    Raises:
+        RunError: The folder is someone else's, or a stage failed.
+        ConfigError: A config is missing or wrong.
+    """
+    _claim(plan, out)
+    if (out / _RESULT).exists():
+        done: dict[str, Any] = json.loads((out / _RESULT).read_text())
+        return done
+    config = load_config(find_config(plan.rl_config))
+    runner = Runner(out, jobs=jobs, console=console)
+    for name, commands in stages(plan, out, config):
+        runner.run(name, commands)
+        for line in _cold_start_times(out / "sft") if name == "cold start" else ():
+            console.print(f"    {line}", highlight=False)
+    result: dict[str, Any] = {}
+    runner.do("figure and page", lambda: result.update(_results(plan, out, config)))
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result |= {
+        "stages": [asdict(stage) for stage in runner.stages],
+        "cold_start": _cold_start_times(out / "sft"),
+        "seconds": round(sum(stage.seconds for stage in runner.stages), 1),
+        "peak_mb": max(stage.peak_mb for stage in runner.stages),
+        "largest_process_mb": round(usage.ru_maxrss / 1024, 1),
+        "jobs": jobs,
+        "hardware": hardware(),
+        "versions": dict(RunReader(out / "rl-plain").info.versions),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    temporary = out / f"{_RESULT}.part"
+    temporary.write_text(json.dumps(result, indent=1))
+    temporary.replace(out / _RESULT)
+    return result
+
+
+def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Command]]]:
+    """Return the stages by name, each with the commands that may run at the same time."""
+    seed = f"seed={plan.seed}"
+    small_sft, small_rl = _quick_sft() if plan.quick else (), _QUICK_RL if plan.quick else ()
+    new, start = out / "model", out / "sft" / "final"
+
+    def sft(name: str, verb: str, target: str, *sets: str) -> Command:
+        return Command(name, verb, SFT_CONFIG, out / target, (seed, *sets, *small_sft))
+
+    def rl(name: str, verb: str, target: str, model: Path, *sets: str) -> Command:
+        sets = (seed, f"policy.model={model}", *sets, *small_rl)
+        return Command(name, verb, plan.rl_config, out / target, sets)
+
+    arms = []
+    for arm, extra in zip(ARMS, (("rewards.tool_use_per_call=0.0",), ()), strict=True):
+        every = f"train.eval_every={_EVAL_EVERY}"
+        arms.append(rl(f"rl-{arm}", "rl", f"rl-{arm}", start, every, *extra))
+    models = {"start": start, **{arm: out / f"rl-{arm}" / "final" for arm in ARMS}}
+    forced = {"free": "", "tool": config.probe.tool_start, "direct": config.probe.direct_start}
+    evaluations = [
+        rl(f"eval-{m}-{mode}", "eval", f"eval/{m}-{mode}", path, f'eval.forced_start="{text}"')
+        for m, path in models.items()
+        for mode, text in forced.items()
+    ]
+    return [
+        ("new model", [sft("new-model", "new-model", "model")]),
+        ("cold start", [sft("sft", "sft", "sft", f"policy.model={new}", "policy.threads=1")]),
+        ("probe", [rl("probe", "probe", "probe", start)]),
+        ("RL, two arms", arms),
+        ("held-out evaluation", evaluations),
+    ]
+
+
+_QUICK_RL = (
+    *("train.steps=2", "train.eval_every=1", "selection.groups_per_step=2"),
+    *("rollout.group_size=4", "eval.num_tasks=8", "eval.samples=1"),
+    *("probe.num_tasks=4", "probe.rollouts=2"),
+)
+
+
+def _quick_sft() -> tuple[str, ...]:
+    """Return overrides that leave every stage of the cold start two steps."""
+    sets = ["new_model.corpus_count=40", "probe.num_tasks=4", "probe.rollouts=2"]
+    for index, stage in enumerate(load_config(find_config(SFT_CONFIG)).sft.stages):
+        key = f"sft.stages.{index}"
+        sets += [f"{key}.steps=2", f"{key}.batch_size=4", f"{key}.min_steps=0"]
+        sets += [f"{key}.probe_every=1"]
+        sets += [f"{key}.data.{source}.count=16" for source in range(len(stage.data))]
+    return tuple(sets)
+
+
+def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
+    """Read what the stages wrote, draw the figure and write the page."""
+    outcomes = report.read_outcomes(out / "eval")
+    probe = json.loads((out / "probe" / "probe.json").read_text())
+    head, rows = report.table_rows(outcomes)
+    happened = report.sentence(outcomes)
+    if plan.quick:
+        happened = f"(quick: a few steps, the numbers mean nothing) {happened}"
+    paths = {
+        "figure": str(out / "figure.png"),
+        "page": str(out / "page.html"),
+        "table": str(out / "table.md"),
+        "numbers": str(out / _RESULT),
+        "start model": str(out / "sft" / "final"),
+        **{f"{report.TITLES[arm]}: model": str(out / f"rl-{arm}" / "final") for arm in ARMS},
+        **{f"{report.TITLES[arm]}: run": str(out / f"rl-{arm}") for arm in ARMS},
+    }
+    figure.draw(
+        {arm: RunReader(out / f"rl-{arm}").metrics() for arm in ARMS},
+        outcomes,
+        Path(paths["figure"]),
+        title=f"{plan.rl_config}, seed {plan.seed}: two RL runs from the same cold start"
+        + (" (quick: the numbers mean nothing)" if plan.quick else ""),
+    )
+    Path(paths["table"]).write_text(f"{report.markdown(head, rows)}\n{happened}\n")
+    page.write_page(
+        page.choose(out / "eval" / "tool_reward-free", out / "eval" / "plain-free"),
+        Path(paths["page"]),
+        happened=happened,
+        figure=Path(paths["figure"]),
+        table=(head, rows),
+        notes={
+            "Table.": "Held-out tasks, mean ± standard error over tasks. Forced: the first turn "
+            "must begin with code, or with an answer.",
+            "Probe before RL.": f"{probe['expectation']} "
+            f"(gain {probe['gain']:+.3f} ± {probe['gain_se']:.3f}, "
+            f"with the tool reward {probe['gain_with_bonus']:+.3f}).",
+            "Tasks.": "Chosen for this page: hard, solved after looking, missed without. "
+            "All of them are in the run folders.",
+        },
+        max_pixels=config.policy.max_pixels,
+    )
+    start, paid = outcomes["start"], outcomes["tool_reward"]
+    return {
+        "plan": asdict(plan),
+        "sizes": _sizes(out),
+        "happened": happened,
+        "outcomes": {name: asdict(o) for name, o in outcomes.items()},
+        "split": asdict(report.split_rise(start, paid)),
+        "probe": probe,
+        "table": {"head": head, "rows": rows},
+        "paths": paths,
+    }
+
+
+def _sizes(out: Path) -> dict[str, int]:
+    """Return how much was done, as the runs recorded it."""
+    rl, sft = RunReader(out / "rl-plain").info.config, RunReader(out / "sft")
+    evaluation = RunReader(out / "eval" / "start-free")
+    return {
+        "sft_steps": max(line["step"] for line in sft.metrics()),
+        "rl_steps": rl["train"]["steps"],
+        "rl_groups_trained_per_step": rl["selection"]["groups_per_step"],
+        "rl_group_size": rl["rollout"]["group_size"],
+        "eval_episodes": sum(1 for _ in evaluation.trajectories()),
+        "eval_samples_per_task": evaluation.info.config["eval"]["samples"],
+    }
+
+
+def _claim(plan: Plan, out: Path) -> None:
+    """Make the folder ours, or refuse it."""
+    file = out / _PLAN
+    if file.exists():
+        there = json.loads(file.read_text())
+        if there != asdict(plan):
+            raise RunError(f"{out} holds another demo ({there}); name another folder")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is there already and not an empty folder; name another")
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asdict(plan)))
+
+
+def _cold_start_times(run: Path) -> Sequence[str]:
+    """Return a line per stage of the cold start: steps, seconds, and how its probe ended."""
+    ends: dict[str, dict[str, Any]] = {}
+    for line in RunReader(run).metrics():
+        ends[line["stage"]] = line
+    lines, began = [], datetime.fromisoformat(RunReader(run).info.created).timestamp()
+    for name, end in ends.items():
+        text = f"{name}: {end['stage_step']} steps, {end['time'] - began:.1f} s"
+        if "probe_distance" in end:
+            text += f", probe: uses the tool in {end['probe_tool_share']:.0%} of episodes"
+        lines.append(text)
+        began = end["time"]
+    return lines
+
+
+def hardware() -> dict[str, str | int | None]:
+    """Return what the numbers were measured on: CPU model, cores, memory."""
+    info: dict[str, str | int | None] = {"machine": platform.machine(), "cores": os.cpu_count()}
+    for file, key, name in (
+        ("/proc/cpuinfo", "model name", "cpu"),
+        ("/proc/meminfo", "MemTotal", "memory"),
+    ):
+        path = Path(file)
+        text = path.read_text() if path.exists() else ""
+        found = [line for line in text.splitlines() if line.startswith(key)]
+        info[name] = found[0].partition(":")[2].strip() if found else None
+    return info

@@ -1,0 +1,120 @@
+"""Images as content-addressed records: load, hash, open and save them.
+
+In: PIL images, image files, encoded bytes. Out: ``Media`` whose ``sha256`` names the RGB pixels,
+so that equal pictures are equal records and are stored once per run. EXIF orientation is applied
+and transparency is laid on white. Does not resize, and does not read videos.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+from uuid import uuid4
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pyvision_rl.errors import TaskError
+from pyvision_rl.types import Media
+
+
+def image_media(image: Image.Image) -> Media:
+    """Return the record of an image; ``source`` holds its raw RGB pixels."""
+    return _media(_rgb(image))
+
+
+def file_media(path: Path) -> Media:
+    """Return the record of an image file; ``source`` holds its raw RGB pixels.
+
+    Raises:
+        TaskError: The file is missing, or is not an image that can be decoded whole.
+    """
+    return _media(_decode(path, str(path)))
+
+
+def bytes_media(data: bytes, name: str) -> Media:
+    """Return the record of an encoded image (PNG, JPEG, ...) held in memory.
+
+    Raises:
+        TaskError: The bytes are no image; the message names ``name``.
+    """
+    return _media(_decode(BytesIO(data), name))
+
+
+def open_image(media: Media) -> Image.Image:
+    """Return the picture as an RGB image that the caller may change.
+
+    Raises:
+        TaskError: A video, no source, a broken file, or a source of another size.
+    """
+    if media.kind != "image":
+        raise TaskError(f"{media.sha256}: is a {media.kind}, wants an image")
+    if media.source is None:
+        raise TaskError(f"{media.sha256}: the record has no source to open")
+    if isinstance(media.source, bytes):
+        want = media.width * media.height * 3
+        if len(media.source) != want:
+            raise TaskError(f"{media.sha256}: {len(media.source)} bytes of pixels, wants {want}")
+        return Image.frombytes("RGB", (media.width, media.height), media.source)
+    image = _decode(media.source, str(media.source))
+    if image.size != (media.width, media.height):
+        found = f"{image.width}x{image.height}"
+        raise TaskError(f"{media.source}: {found} pixels, wants {media.width}x{media.height}")
+    return image
+
+
+def write_png(media: Media, folder: Path) -> Path:
+    """Return ``folder/<sha256>.png``, written whole or not at all; an existing one is kept."""
+    path = folder / f"{media.sha256}.png"
+    if path.exists():
+        return path
+    image = open_image(media)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A name of its own: two writers of one picture must not share a half-written file.
+    partial = folder / f"{media.sha256}.{uuid4().hex}.part"
+    try:
+        image.save(partial, format="PNG", compress_level=1)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def saved_media(sha256: str, width: int, height: int, folder: Path) -> Media:
+    """Return the record of a picture that ``write_png`` put into ``folder``; reads nothing."""
+    return Media("image", sha256, width, height, source=folder / f"{sha256}.png")
+
+
+def _media(rgb: Image.Image) -> Media:
+    """The record of an upright RGB image."""
+    width, height = rgb.size
+    pixels = rgb.tobytes()
+    digest = hashlib.sha256(f"RGB|{width}x{height}|".encode())
+    digest.update(pixels)
+    return Media("image", digest.hexdigest(), width, height, source=pixels)
+
+
+def _decode(file: Path | IO[bytes], name: str) -> Image.Image:
+    """The first frame of an image file, decoded whole, as ``_rgb`` gives it."""
+    try:
+        with Image.open(file) as image:
+            return _rgb(image)
+    except FileNotFoundError as error:
+        raise TaskError(f"{name}: no such file") from error
+    except Exception as error:  # Pillow's decoders raise any type on a broken file.
+        raise TaskError(f"{name}: not a readable image ({error})") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The image upright, opaque and in 8-bit RGB; may be ``image`` itself."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        # Pillow clips 16-bit grey at 255 on conversion: nearly every pixel would turn white.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,1 @@
+"""The networks: placeholder expansion, positions and forward passes. Needs torch."""

@@ -1,0 +1,67 @@
+"""``pvrl new-model``: a small model whose tokenizer knows the words of given tasks.
+
+In: ``[new_model]`` with task sets and text files. Out: an ordinary Hugging Face directory. Trains
+the tokenizer only; the weights are random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyvision_rl.assemble import build_tasks, num_tasks
+from pyvision_rl.config import Config, TasksConfig
+from pyvision_rl.errors import ConfigError
+from pyvision_rl.prompts import PromptBuilder
+from pyvision_rl.tasks.base import Paired, Scripted
+from pyvision_rl.types import ExecStatus, Execution, Media, Part, Text
+
+
+def new_model(config: Config, out: Path) -> int:
+    """Write a new model to ``out``; return its number of parameters.
+
+    Raises:
+        ConfigError: ``out`` is not empty, or there is no text to train the tokenizer on.
+    """
+    from pyvision_rl.models.create import create_model
+
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty: a new model needs a folder of its own")
+    texts = list(corpus(config))
+    if not texts:
+        raise ConfigError("[new_model] names neither corpus_tasks nor corpus_files: no text")
+    return create_model(config.new_model, texts, out, config.seed)
+
+
+def corpus(config: Config) -> Iterator[str]:
+    """Yield the texts the tokenizer is trained on: prompts, scripts, pairs, observations, files."""
+    prompts = PromptBuilder(config.prompts)
+    for file in config.new_model.corpus_files:
+        yield Path(file).read_text(encoding="utf-8")
+    for section in config.new_model.corpus_tasks:
+        yield from _of_tasks(prompts, section, config.new_model.corpus_count)
+
+
+def _of_tasks(prompts: PromptBuilder, section: TasksConfig, count: int) -> Iterator[str]:
+    tasks = build_tasks(section, "new_model.corpus_tasks")
+    picture = Media("image", "0" * 64, 28, 28)
+    for index in range(min(count, num_tasks(tasks, section))):
+        for message in prompts.prompt(tasks[index].input).messages:
+            yield from _texts(message.parts)
+        if isinstance(tasks, Scripted):
+            script = tasks.script(index)
+            yield from script
+            for k in range(1, len(script)):
+                shown = Execution(ExecStatus.OK, "", images=(picture,))
+                yield from _texts(prompts.observation(shown, k).message.parts)
+    if isinstance(tasks, Paired):
+        for pair in tasks.pairs(count):
+            yield from _texts(pair.parts)
+            yield pair.target
+    for error in ("NameError", "SyntaxError", "TypeError", "ValueError"):
+        raised = Execution(ExecStatus.RAISED, "", error=error)
+        yield from _texts(prompts.observation(raised, 1).message.parts)
+
+
+def _texts(parts: tuple[Part, ...]) -> Iterator[str]:
+    return (part.text for part in parts if isinstance(part, Text))

@@ -1,0 +1,6 @@
+"""Policies: who writes the turns. ``TABLE`` maps the short names a config may use."""
+
+TABLE: dict[str, str] = {
+    "local": "pyvision_rl.policy.local:LocalPolicy",
+    "scripted": "pyvision_rl.policy.scripted:ScriptedPolicy",
+}

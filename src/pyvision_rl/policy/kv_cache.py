@@ -1,0 +1,125 @@
+"""Keys and values of the episodes that are decoded together.
+
+In: each layer's new keys and values. Out: all keys and values so far, and the mask that says who
+sees what. Rows are left-aligned and of different lengths: token t of a row stands in column t.
+A chunk may be padded on the right: what pads leave behind lies beyond the row's length, where no
+query looks, and is overwritten by the row's next token. Knows nothing of episodes or sampling.
+
+Axes: R rows, C columns, H key-value heads, D head size; one window appends T tokens to B rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SLACK = 64
+"""Columns allocated beyond what was asked for, so that decoding rarely reallocates."""
+
+
+class KVCache:
+    """A pool of rows in one tensor [layers, 2, R, H, C, D] that grows when asked to."""
+
+    def __init__(
+        self, layers: int, heads: int, size: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._data = torch.zeros(layers, 2, 0, heads, 0, size, dtype=dtype, device=device)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the pool."""
+        return self._data.nbytes
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Make room for ``rows`` rows of ``columns`` tokens; what is there stays."""
+        old = self._data
+        R, C = old.shape[2], old.shape[4]
+        if rows <= R and columns <= C:
+            return
+        new_R = R if rows <= R else max(rows, R + R // 2)
+        new_C = C if columns <= C else max(columns + _SLACK, C + C // 4)
+        # Zeros, not empty: a masked column still meets a weight of 0.0, and 0 * NaN is NaN.
+        self._data = old.new_zeros(*old.shape[:2], new_R, old.shape[3], new_C, old.shape[5])
+        if R and C:
+            self._data[:, :, :R, :, :C] = old
+
+    def load(self, row: int, saved: Tensor) -> None:
+        """Put a saved row [layers, 2, H, length, D] back."""
+        self._data[:, :, row, :, : saved.shape[3]] = saved
+
+    def save(self, row: int, length: int) -> Tensor:
+        """Return a compact copy [layers, 2, H, length, D] of a row."""
+        return self._data[:, :, row, :, :length].clone()
+
+    def copy(self, source: int, target: int, count: int, length: int) -> None:
+        """Copy a row of ``length`` tokens to ``count`` rows from ``target`` on."""
+        row = self._data[:, :, source : source + 1, :, :length]
+        self._data[:, :, target : target + count, :, :length] = row
+
+    def clear(self, row: int) -> None:
+        """Zero a row, so that nothing non-finite stays in the pool."""
+        self._data[:, :, row] = 0
+
+    def window(self, start: int, lengths: Tensor, tokens: int, longest: int) -> Window:
+        """Return the view through which one forward pass appends to rows ``start``, ...
+
+        Args:
+            start: The first row.
+            lengths: [B] tokens each row holds already.
+            tokens: T, appended to every row (right-padded).
+            longest: The largest of ``lengths``, known to the caller without a device sync.
+        """
+        return Window(self._data, start, lengths, tokens, longest)
+
+
+class Window:
+    """What transformers' layers see as their cache during one forward pass."""
+
+    def __init__(
+        self, pool: Tensor, start: int, lengths: Tensor, tokens: int, longest: int
+    ) -> None:
+        self._pool = pool
+        self._rows = slice(start, start + len(lengths))
+        self._tokens = tokens
+        self._span = longest + tokens
+        self._fresh = longest == 0
+        if self._fresh:
+            self.mask: Tensor | None = None
+            """[B, 1, T, S] True where a query may look; None for plain causal attention."""
+            return
+        device = lengths.device
+        H, C = pool.shape[3:5]
+        columns = lengths[:, None] + torch.arange(tokens, device=device)
+        heads = torch.arange(start * H, (start + len(lengths)) * H, device=device).view(-1, H, 1)
+        self._index = (heads * C + columns[:, None]).flatten()
+        keys = torch.arange(self._span, device=device)
+        # Every query sees its own column, a pad too: no row of the mask is empty, so no NaN.
+        self.mask = keys <= columns[:, None, :, None]
+
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append [B, H, T, D] to one layer; return all keys and values [B, H, S, D]."""
+        pair = self._pool[layer_idx]
+        if self._fresh:
+            pair[0, self._rows, :, : self._tokens] = key
+            pair[1, self._rows, :, : self._tokens] = value
+            return key, value
+        for part, new in zip(pair, (key, value), strict=True):
+            part.view(-1, part.shape[-1]).index_copy_(0, self._index, new.flatten(0, 2))
+        keys, values = pair[:, self._rows, :, : self._span]
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the tokens that every row held before this pass, pads counted."""
+        return self._span - self._tokens
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Return where the queries stand among the keys; asked for plain causal masks only."""
+        return self._span - self._tokens
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Return (number of keys, their offset); asked for plain causal masks only."""
+        return self._span, 0

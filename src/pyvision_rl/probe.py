@@ -1,0 +1,164 @@
+"""The probe: what is the tool worth to this model on these tasks, right now?
+
+In: an assembly and ``[probe]``. Out: the free share of tool use, and accuracy with the first action
+forced to be a tool call or a direct answer. The sign of E[R | tool] - E[R | direct] says which way
+policy gradients will push the decision to look; near zero, noise decides. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
+from pyvision_rl.config import Config, ProbeConfig
+from pyvision_rl.evaluate import Score, judged, score
+from pyvision_rl.rollout import derive_seed
+from pyvision_rl.types import Group, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One category: accuracy with the first action forced each way."""
+
+    tool: Score
+    direct: Score
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What the tool is worth, and what to expect of RL from here."""
+
+    tool_share: float
+    """Free episodes with at least one call that ran, weighted like the gains."""
+    gain: float
+    """E[R_acc | tool] - E[R_acc | direct]."""
+    gain_se: float
+    """Standard error of ``gain``, over tasks (paired)."""
+    gain_with_bonus: float
+    """The same with the tool reward added."""
+    gain_with_bonus_se: float
+    categories: dict[str, Branch]
+    window_distance: float
+    """0.0 inside the window of ``[probe]``; otherwise how far outside, summed."""
+
+    @property
+    def expectation(self) -> str:
+        """One line: which behaviour to expect of RL from this start."""
+        plain = _sign(self.gain, self.gain_se)
+        paid = _sign(self.gain_with_bonus, self.gain_with_bonus_se)
+        if plain > 0:
+            return "tool use pays by itself: RL should keep it with or without the tool reward"
+        if paid < 0:
+            return "tool use loses even with the tool reward: RL should drop it either way"
+        if plain < 0 < paid:
+            return "plain RL should drop the tool, the tool reward should keep it"
+        return "too close to call: noise may decide whether RL keeps the tool"
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain JSON values."""
+        return {**asdict(self), "expectation": self.expectation}
+
+
+def _sign(value: float, error: float) -> int:
+    return 0 if abs(value) <= error else (1 if value > 0 else -1)
+
+
+def probe_model(assembly: Assembly) -> ProbeResult:
+    """Return the probe of the assembly's policy as it is now."""
+    config = assembly.config
+    section = config.probe.tasks or config.tasks
+    tasks = build_tasks(section, "probe.tasks")
+    count = min(config.probe.num_tasks, num_tasks(tasks, section))
+    drawn = [tasks[i] for i in range(count)]
+
+    def roll(forced: str) -> list[Group]:
+        return assembly.rollout(
+            drawn,
+            seed=derive_seed(config.seed, "probe"),
+            group_size=config.probe.rollouts,
+            forced=forced,
+        )
+
+    free, tool, direct = (roll(f) for f in ("", config.probe.tool_start, config.probe.direct_start))
+    return _result(config.probe, free, tool, direct)
+
+
+def _result(
+    config: ProbeConfig, free: Sequence[Group], tool: Sequence[Group], direct: Sequence[Group]
+) -> ProbeResult:
+    names = sorted({g.task.input.category for g in free})
+    weights = config.category_weights or {
+        n: sum(g.task.input.category == n for g in free) for n in names
+    }
+    total = math.fsum(weights.get(n, 0.0) for n in names) or 1.0
+    share = gain = paid = variance = paid_variance = 0.0
+    for name in names:
+        weight = weights.get(name, 0.0) / total
+        rows = [i for i, g in enumerate(free) if g.task.input.category == name]
+        plain_d = [_mean(tool[i], _accuracy) - _mean(direct[i], _accuracy) for i in rows]
+        paid_d = [_mean(tool[i], _reward) - _mean(direct[i], _reward) for i in rows]
+        share += weight * _average([_mean(free[i], _used_tool) for i in rows])
+        gain += weight * _average(plain_d)
+        paid += weight * _average(paid_d)
+        variance += weight**2 * _variance_of_mean(plain_d)
+        paid_variance += weight**2 * _variance_of_mean(paid_d)
+    return ProbeResult(
+        tool_share=share,
+        gain=gain,
+        gain_se=math.sqrt(variance),
+        gain_with_bonus=paid,
+        gain_with_bonus_se=math.sqrt(paid_variance),
+        categories={n: Branch(_score(tool, n), _score(direct, n)) for n in names},
+        window_distance=_outside(share, config.tool_share)
+        + _outside(gain, config.gain)
+        + _outside(paid, config.gain_with_bonus),
+    )
+
+
+def _score(groups: Sequence[Group], category: str) -> Score:
+    return score([item for item in judged(groups) if item[1] == category])
+
+
+def _accuracy(trajectory: Trajectory) -> float:
+    return trajectory.reward.parts.get("accuracy", 0.0) if trajectory.reward else 0.0
+
+
+def _reward(trajectory: Trajectory) -> float:
+    return trajectory.reward.total if trajectory.reward else 0.0
+
+
+def _used_tool(trajectory: Trajectory) -> float:
+    return float(trajectory.num_tool_calls > 0)
+
+
+def _mean(group: Group, of: Callable[[Trajectory], float]) -> float:
+    return _average([of(t) for t in group.trajectories])
+
+
+def _average(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def _variance_of_mean(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    mean = _average(values)
+    return math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values)
+
+
+def _outside(value: float, window: tuple[float, float]) -> float:
+    low, high = window
+    return max(0.0, low - value, value - high)
+
+
+def run_probe(config: Config, out: Path) -> ProbeResult:
+    """Probe ``policy.model`` and write ``probe.json`` to ``out``."""
+    with assemble(config) as assembly:
+        result = probe_model(assembly)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "probe.json").write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    return result

@@ -1,0 +1,265 @@
+r"""Is an answer equal to the reference? Pure rules, one per answer type.
+
+In: the predicted and the reference answer as text, and the type that says how they compare. Out:
+a ``Match``. Never raises, runs nothing that it reads, and looks for no answer inside prose: a
+letter in a word or a number in a sentence is not an answer. Knows no units.
+
+| type | equal when |
+|---|---|
+| ``text`` | same words, ignoring case, spacing, quotes, TeX wrapping and a final period |
+| ``letter`` | same option letter, written ``B``, ``(B)``, ``B.`` or ``B. option text`` |
+| ``integer`` | same whole number; ``1,000`` and ``7.0`` are read |
+| ``float`` | within the tolerances; ``1e3``, ``1/3`` and ``\frac{1}{3}`` are read |
+| ``yes_no`` | same of yes (true) and no (false), alone or before a comma or period |
+| ``set`` | same members in any order, separated by commas or semicolons, else by spaces |
+| ``sequence`` | same members in the same order |
+| ``auto`` | by the reference's form: letter, yes_no, integer, float, else text |
+
+A reference that its own type cannot read is compared as text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+ANSWER_TYPES: Final = ("auto", "text", "letter", "integer", "float", "yes_no", "set", "sequence")
+REL_TOL = 1e-3
+ABS_TOL = 1e-9
+MAX_NUMBER_CHARS = 64
+MAX_LAYERS = 8
+"""Wrappings that are taken off; more is no honest answer."""
+
+_PLAIN_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
+_NUMBER = re.compile(rf"[+-]?(?:{_PLAIN_NUMBER})(?:e[+-]?[0-9]{{1,3}})?")
+_FRACTION = re.compile(r"([+-]?)(?:([0-9]+)\s*/\s*([0-9]+)|\\d?frac\{([0-9]+)\}\{([0-9]+)\})")
+_LETTER = re.compile(r"([a-z])|\(([a-z])\)(?:\s*[.:])?(\s.+)?|([a-z])[.:)](\s.+)?")
+_AUTO_LETTER = re.compile(r"[A-Z][.:)]?|\([A-Z]\)(\s.*)?", re.DOTALL)
+_OTHER_OPTION = re.compile(r"(?:^|\s)(?:\([a-z]\)|[a-z][.:)](?=\s|$))|^(?:or|and|&|/)\s")
+_TEX_WRAP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|boxed|fbox)\s*\{")
+_TEX_SPACE = re.compile(r"\\[,;:! ]|~|\\(?:left|right|quad)(?![a-z])")
+_PAIRS = {'"': '"', "'": "'", "`": "`", "$": "$", "“": "”", "‘": "’"}
+# Not NFKC: it would turn 10² into 102 and 1½ into 11/2.
+_SIGNS = {ord("−"): "-", ord("–"): "-"} | {
+    wide: chr(wide - 0xFEE0) for wide in range(0xFF01, 0xFF5F)
+}
+_TRUTH = {"yes": True, "true": True, "no": False, "false": False}
+_BRACKETS = {"[": "]", "(": ")", "{": "}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Whether an answer is right, and which rule said so."""
+
+    correct: bool
+    why: str
+
+
+def match(
+    prediction: str,
+    gold: str,
+    answer_type: str = "auto",
+    *,
+    rel_tol: float = REL_TOL,
+    abs_tol: float = ABS_TOL,
+) -> Match:
+    """Return whether ``prediction`` equals ``gold``.
+
+    Args:
+        prediction: The final answer, without the tags around it. An empty one is wrong.
+        gold: The reference answer.
+        answer_type: One of ``ANSWER_TYPES``; an unknown one compares as text.
+        rel_tol: Allowed distance of floats, as a share of the reference.
+        abs_tol: Allowed distance of floats near 0.
+    """
+    if not prediction.strip():
+        return Match(False, "empty answer")
+    if prediction.strip() == gold.strip():
+        return Match(True, "identical")
+    if len(prediction) > 4 * len(gold) + 1000:
+        return Match(False, "answer is far longer than the reference")
+    kind = infer_type(gold) if answer_type == "auto" else answer_type
+    mine, theirs = normalise(prediction), normalise(gold)
+    if mine and mine == theirs:
+        return Match(True, f"same {kind}")
+    equal = {
+        "letter": _same_letter,
+        "integer": _same_integer,
+        "float": _float_rule(rel_tol, abs_tol),
+        "yes_no": _same_truth,
+        "set": _same_set,
+        "sequence": _same_sequence,
+    }.get(kind)
+    if equal is not None and equal(mine, theirs):
+        return Match(True, f"same {kind}")
+    return Match(False, f"not the same {kind}")
+
+
+def infer_type(gold: str) -> str:
+    """Return the type that ``auto`` stands for: letter, yes_no, integer, float or text.
+
+    Only plain forms count. ``A cat``, ``50%``, ``10:30``, ``1/2`` and lists are text.
+    """
+    if _AUTO_LETTER.fullmatch(gold.strip()):
+        return "letter"
+    text = normalise(gold)
+    if text in _TRUTH:
+        return "yes_no"
+    if len(text) <= MAX_NUMBER_CHARS and _NUMBER.fullmatch(text):
+        return "float" if any(sign in text for sign in ".e") else "integer"
+    return "text"
+
+
+def normalise(text: str) -> str:
+    """Return an answer without what does not change its meaning.
+
+    That is: how characters are composed or how wide they are, case, runs of spaces, quotes or
+    dollar signs around the whole, TeX text and box commands, and one final period.
+    """
+    text = unicodedata.normalize("NFC", text).translate(_SIGNS).casefold()
+    text = _TEX_SPACE.sub(" ", text.replace("\\%", "%"))
+    text = " ".join(text.split())
+    for _ in range(MAX_LAYERS):
+        bare = _without_layer(text)
+        if bare == text:
+            break
+        text = bare
+    return text
+
+
+def _without_layer(text: str) -> str:
+    """The text without its outermost wrapping or final period, if it has one."""
+    if len(text) > 1 and _PAIRS.get(text[0]) == text[-1]:
+        inner = text[1:-1]
+        # Not "a" and "b": there the outer signs do not belong together.
+        if text[0] not in inner and text[-1] not in inner:
+            return inner.strip()
+    if text.startswith("\\(") and text.endswith("\\)"):
+        return text[2:-2].strip()
+    found = _TEX_WRAP.search(text)
+    if found:
+        end = _closing_brace(text, found.end())
+        if end is not None:
+            return f"{text[: found.start()]}{text[found.end() : end]}{text[end + 1 :]}".strip()
+    if len(text) > 1 and text.endswith(".") and not text.endswith(".."):
+        return text[:-1].rstrip()
+    return text
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Where the brace opened just before ``start`` closes."""
+    depth = 1
+    for position in range(start, len(text)):
+        if text[position] == "{":
+            depth += 1
+        elif text[position] == "}":
+            depth -= 1
+            if depth == 0:
+                return position
+    return None
+
+
+def _same_letter(mine: str, theirs: str) -> bool:
+    """Same option letter; or the reference's option text without its letter."""
+    gold, option = _letter(theirs)
+    if gold is None:
+        return False
+    return _letter(mine)[0] == gold or bool(option and mine == option)
+
+
+def _letter(text: str) -> tuple[str | None, str]:
+    """The option letter that a normalised answer names, and the option text after it."""
+    found = _LETTER.fullmatch(text)
+    if not found:
+        return None, ""
+    option = (found[3] or found[5] or "").strip()
+    if _OTHER_OPTION.search(option):
+        return None, ""  # "a. b. c." and "a. or b" list options instead of choosing one.
+    return found[1] or found[2] or found[4], option
+
+
+def _same_integer(mine: str, theirs: str) -> bool:
+    """Same whole number."""
+    first, second = _decimal(mine), _decimal(theirs)
+    if first is None or second is None:
+        return False
+    return first == second and first == first.to_integral_value()
+
+
+def _decimal(text: str) -> Decimal | None:
+    """The exact value of a plain number, or None."""
+    if len(text) > MAX_NUMBER_CHARS or not _NUMBER.fullmatch(text):
+        return None
+    return Decimal(text.replace(",", ""))
+
+
+def _float_rule(rel_tol: float, abs_tol: float) -> Callable[[str, str], bool]:
+    """The comparison of two numbers with tolerances."""
+
+    def same_float(mine: str, theirs: str) -> bool:
+        first, second = _float(mine), _float(theirs)
+        if first is None or second is None:
+            return False
+        return abs(first - second) <= max(rel_tol * abs(second), abs_tol)
+
+    return same_float
+
+
+def _float(text: str) -> float | None:
+    """The value of a plain number or a fraction of two integers, or None."""
+    if len(text) > MAX_NUMBER_CHARS:
+        return None
+    value = _decimal(text)
+    fraction = _FRACTION.fullmatch(text)
+    if fraction:
+        sign, *digits = fraction.groups()
+        top, bottom = (Decimal(d) for d in digits if d is not None)
+        value = None if bottom == 0 else (-top if sign == "-" else top) / bottom
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else None
+
+
+def _same_truth(mine: str, theirs: str) -> bool:
+    """Same of yes and no."""
+    gold = _truth(theirs)
+    return gold is not None and _truth(mine) is gold
+
+
+def _truth(text: str) -> bool | None:
+    """What a normalised answer says: True for yes, False for no, None for neither or both."""
+    found = re.fullmatch(r"([a-z]+)(?:[,.;:](.*))?", text)
+    said = _TRUTH.get(found[1]) if found else None
+    if found is None or said is None:
+        return None
+    later = {_TRUTH[word] for word in re.findall(r"[a-z]+", found[2] or "") if word in _TRUTH}
+    return None if later - {said} else said
+
+
+def _same_set(mine: str, theirs: str) -> bool:
+    """Same members, in any order and number."""
+    return set(_members(mine)) == set(_members(theirs))
+
+
+def _same_sequence(mine: str, theirs: str) -> bool:
+    """Same members in the same order."""
+    return _members(mine) == _members(theirs)
+
+
+def _members(text: str) -> list[str | Decimal]:
+    """The members of a list; numbers by value, so that ``7`` equals ``7.0``."""
+    text = text.replace("\\{", "{").replace("\\}", "}")
+    if len(text) > 1 and _BRACKETS.get(text[0]) == text[-1]:
+        text = text[1:-1]
+    pieces = re.split("[,;]", text) if re.search("[,;]", text) else text.split()
+    members: list[str | Decimal] = []
+    for piece in pieces:
+        member = normalise(piece)
+        number = _decimal(member)
+        if member:
+            members.append(member if number is None else number)
+    return members

@@ -1,0 +1,398 @@
+"""The run folder: everything a run leaves behind, and everything that is read back from one.
+
+    run.json                      schema, verb, resolved config, versions, command line
+    metrics.jsonl                 one line per step, flushed at once
+    events.jsonl                  warnings and remarks, one line each
+    rollouts/step_000001.jsonl    one line per trajectory, kept or not (see ``runs_codec``)
+    media/<sha256>.png            images by content, each once
+    checkpoints/                  written by ``train``
+
+In: metrics and ``SavedRollout`` records. Out: files, and the same records. A process killed at any
+point leaves a readable folder: files are replaced as a whole or grow by whole lines, and a line
+that was cut is reported and skipped. Holds no secrets and nothing from the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeAlias
+
+from pyvision_rl.config import Config
+from pyvision_rl.errors import RunError
+from pyvision_rl.media import saved_media, write_png
+from pyvision_rl.runs_codec import SavedRollout, decode, encode, media_of, number
+from pyvision_rl.types import Batch, Group, Media, Task, Trajectory
+
+SCHEMA = 1
+"""Version of the folder's layout. A reader refuses newer ones."""
+
+Graded: TypeAlias = Group | SavedRollout | tuple[Task, Trajectory, float | None, str | None]
+"""A group, a record, or (task, trajectory, advantage, reason it was left out)."""
+
+_PACKAGES = ("pyvision-rl", "torch", "transformers", "numpy", "pillow")
+_TEMPORARY = ".part"
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What ``run.json`` holds."""
+
+    verb: str
+    config: Mapping[str, Any]
+    """The resolved config as JSON values; ``config_file.load_config`` reads it from the file."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    """ISO 8601, UTC."""
+    command: str = ""
+    resumed: tuple[Mapping[str, Any], ...] = ()
+    """One entry per resume: step, created, command."""
+    schema: int = SCHEMA
+
+
+class RunWriter:
+    """Writes one run folder; one writer per folder at a time."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        verb: str,
+        resume_step: int | None = None,
+        *,
+        command: str | None = None,
+    ) -> None:
+        """Create the folder, or with ``resume_step`` go on in it after that step.
+
+        Args:
+            path: The run folder; must not exist or be empty, unless resumed.
+            config: The resolved config; its ``run`` section says what is kept.
+            verb: What the run does: rl, sft, rollout, eval.
+            resume_step: Everything written for later steps is removed; 0 keeps no step.
+            command: How to say it on a command line; None takes this process's own.
+
+        Raises:
+            RunError: The folder holds other things, or cannot be resumed.
+        """
+        self.path = Path(path)
+        self._config = config
+        command = shlex.join(["pvrl", *sys.argv[1:]]) if command is None else command
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        if resume_step is None:
+            _refuse_foreign(self.path)
+            info = RunInfo(verb, {}, created=created, command=command)
+        else:
+            info = read_info(self.path)
+            _cut(self.path, resume_step)
+            again = {"step": resume_step, "created": created, "command": command}
+            info = replace(info, resumed=(*info.resumed, again))
+        info = replace(info, config=config.model_dump(mode="json"), versions=_versions())
+        for folder in ("", "rollouts", "media", "checkpoints"):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        _replace(self.path / "run.json", [json.dumps(_info_json(info), indent=1)])
+        self._metrics: BinaryIO = (self.path / "metrics.jsonl").open("ab", buffering=0)
+        self._events: BinaryIO = (self.path / "events.jsonl").open("ab", buffering=0)
+
+    def metrics(self, step: int, values: Mapping[str, float | int | str]) -> None:
+        """Append one line of numbers; it is in the file when this returns."""
+        line: dict[str, float | str] = {"step": step, "time": round(time.time(), 3)}
+        line.update((k, v if isinstance(v, str) else number(v)) for k, v in values.items())
+        self._metrics.write(_line(line))
+
+    def event(self, name: str, text: str) -> None:
+        """Append a warning or remark."""
+        self._events.write(_line({"time": round(time.time(), 3), "name": name, "text": text}))
+
+    def rollouts(
+        self,
+        step: int,
+        graded: Sequence[Graded],
+        batch: Batch | None = None,
+        *,
+        write_media: bool | None = None,
+    ) -> Path | None:
+        """Write one step's trajectories, replacing any written for it before.
+
+        Args:
+            step: Names the file.
+            graded: What was generated, kept or not.
+            batch: What selection made of the groups in ``graded``; None: all were kept.
+            write_media: Whether to write the images; None follows ``config.run.media_every``.
+
+        Returns:
+            The file, or None when ``config.run.rollouts`` is "none".
+        """
+        keep = self._config.run.rollouts
+        if keep == "none":
+            return None
+        every = self._config.run.media_every
+        if write_media is None:
+            write_media = every > 0 and (step <= 1 or step % every == 0)
+        saved = _records(graded) if batch is None else _selected(graded, batch)
+        saved = [replace(s, step=step) for s in saved if keep == "all" or s.kept]
+        if write_media:
+            # Images first: a rollouts file that is there names only images that are there.
+            images = {m.sha256: m for s in saved for m in media_of(s)}
+            for media in images.values():
+                if media.kind == "image" and media.source is not None:
+                    write_png(media, self.path / "media")
+        file = self.path / "rollouts" / f"step_{step:06d}.jsonl"
+        tokens = self._config.run.logprobs
+        _replace(file, (json.dumps(encode(s, tokens=tokens)) for s in saved))
+        return file
+
+    def close(self) -> None:
+        """Close the files. Idempotent."""
+        self._metrics.close()
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the files."""
+        self.close()
+
+
+class RunReader:
+    """Reads a run folder, also one that is still being written."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the folder.
+
+        Raises:
+            RunError: It is no run folder, or was written by a newer version.
+        """
+        self.path = Path(path)
+        self.info = read_info(self.path)
+        self.problems: list[str] = []
+        """What had to be skipped so far, each once: lines cut by a killed process."""
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl``: ``step``, ``time`` and the values."""
+        lines = self._lines(self.path / "metrics.jsonl")
+        return [{name: _number(value) for name, value in line.items()} for line in lines]
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the lines of ``events.jsonl``: ``time``, ``name`` and ``text``."""
+        return list(self._lines(self.path / "events.jsonl"))
+
+    def steps(self) -> tuple[int, ...]:
+        """Return the steps whose trajectories were written, ascending."""
+        return tuple(sorted(_step(f) for f in (self.path / "rollouts").glob("step_*.jsonl")))
+
+    def trajectories(self, step: int | None = None) -> Iterator[SavedRollout]:
+        """Yield the trajectories of one step, or of all in order.
+
+        Raises:
+            RunError: That step was not written, or a line cannot be understood.
+        """
+        steps = self.steps()
+        if step is not None and step not in steps:
+            have = f"{steps[0]} to {steps[-1]}" if steps else "none"
+            raise RunError(f"{self.path}: no rollouts of step {step}; there are: {have}")
+        for each in steps if step is None else (step,):
+            yield from read_rollouts(
+                self.path / "rollouts" / f"step_{each:06d}.jsonl", problems=self.problems
+            )
+
+    def size(self) -> dict[str, int]:
+        """Return bytes by part of the folder (a folder's or file's name), and "total"."""
+        sizes = {
+            entry.name: sum(f.stat().st_size for f in (entry, *entry.rglob("*")) if f.is_file())
+            for entry in sorted(self.path.iterdir())
+        }
+        return {**sizes, "total": sum(sizes.values())}
+
+    def _lines(self, file: Path) -> Iterator[dict[str, Any]]:
+        return _read_lines(file, self.problems) if file.exists() else iter(())
+
+
+def read_rollouts(
+    file: Path, media: Path | None = None, problems: list[str] | None = None
+) -> Iterator[SavedRollout]:
+    """Yield the records of one rollouts file, which need not lie in a run folder.
+
+    Args:
+        file: JSON lines as ``RunWriter.rollouts`` writes them.
+        media: Folder of the images; None takes ``media`` beside the file's folder. An image that
+            is not there has ``source=None``.
+        problems: A line that was cut is named here and skipped.
+
+    Raises:
+        RunError: The file cannot be read, or a line of it cannot be understood.
+    """
+    folder = file.parent.parent / "media" if media is None else media
+    found: dict[str, Media] = {}
+
+    def find(bare: Media) -> Media:
+        if bare.sha256 not in found:
+            there = bare.kind == "image" and (folder / f"{bare.sha256}.png").exists()
+            size = (bare.width, bare.height)
+            found[bare.sha256] = saved_media(bare.sha256, *size, folder) if there else bare
+        return found[bare.sha256]
+
+    for index, line in enumerate(_read_lines(file, [] if problems is None else problems), 1):
+        try:
+            yield decode(line, find)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{file}, line {index}: not a trajectory ({error!r})") from error
+
+
+def read_info(path: Path) -> RunInfo:
+    """Return what a folder's ``run.json`` says.
+
+    Raises:
+        RunError: The folder is no run folder, or its schema is newer than ours.
+    """
+    file = path / "run.json"
+    try:
+        values = json.loads(file.read_bytes())
+        schema = int(values["schema"])
+        if schema > SCHEMA:
+            raise RunError(
+                f"{file} has schema {schema}; this version reads schemas up to {SCHEMA}: "
+                "read it with the version that wrote it, named under 'versions'"
+            )
+        return RunInfo(
+            verb=values["verb"],
+            config=values["config"],
+            versions=values.get("versions", {}),
+            created=values.get("created", ""),
+            command=values.get("command", ""),
+            resumed=tuple(values.get("resumed", ())),
+            schema=schema,
+        )
+    except OSError as error:
+        raise RunError(f"{path} is no run folder: cannot read {file.name} ({error})") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{file} is not a run.json: {error!r}") from error
+
+
+def _records(graded: Sequence[Graded]) -> list[SavedRollout]:
+    saved: list[SavedRollout] = []
+    for item in graded:
+        if isinstance(item, Group):
+            advantages = item.advantages or (None,) * len(item.trajectories)
+            pairs = zip(item.trajectories, advantages, strict=True)
+            saved += [SavedRollout(item.task, t, advantage) for t, advantage in pairs]
+        else:
+            saved.append(item if isinstance(item, SavedRollout) else SavedRollout(*item))
+    return saved
+
+
+def _selected(graded: Sequence[Graded], batch: Batch) -> list[SavedRollout]:
+    """Return every trajectory of a batch, used or rejected, in the order of the groups."""
+    tasks = {group.task.id: group.task for group in graded if isinstance(group, Group)}
+    order = {task_id: index for index, task_id in enumerate(tasks)}
+    kept = [(s.trajectory, s.advantage, None) for s in batch.samples]
+    left = [(r.trajectory, r.advantage, r.reason) for r in batch.rejected]
+    saved = [SavedRollout(tasks[t.task_id], t, a, reason) for t, a, reason in (*kept, *left)]
+    return sorted(saved, key=lambda s: (order[s.task.id], s.trajectory.rollout))
+
+
+def _info_json(info: RunInfo) -> dict[str, Any]:
+    return {
+        "schema": info.schema,
+        "verb": info.verb,
+        "created": info.created,
+        "command": info.command,
+        "versions": dict(info.versions),
+        "resumed": list(info.resumed),
+        "config": info.config,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name.replace("-", "_")] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a folder with anything in it, except what a writer killed at its start left."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise RunError(f"{path} is a file; a run needs a folder")
+    if (path / "run.json").exists():
+        raise RunError(f"{path} already holds a run; resume it, or choose another folder")
+    others = [f for f in path.rglob("*") if f.is_file() and f.suffix != _TEMPORARY]
+    if others:
+        raise RunError(f"{path} is not empty (it holds {others[0].name}); choose a new folder")
+
+
+def _cut(path: Path, step: int) -> None:
+    """Remove what was written after ``step``, half lines and temporary files."""
+    metrics, events = path / "metrics.jsonl", path / "events.jsonl"
+    if metrics.exists():
+        _replace(metrics, [json.dumps(m) for m in _read_lines(metrics, []) if m["step"] <= step])
+    if events.exists():
+        _replace(events, [json.dumps(e) for e in _read_lines(events, [])])
+    for file in (path / "rollouts").glob("step_*.jsonl"):
+        if _step(file) > step:
+            file.unlink()
+    for folder in (path, path / "rollouts", path / "media"):
+        for file in folder.glob(f"*{_TEMPORARY}"):
+            file.unlink()
+
+
+def _step(file: Path) -> int:
+    return int(file.stem.removeprefix("step_"))
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values).encode() + b"\n"
+
+
+def _replace(file: Path, lines: Iterable[str]) -> None:
+    """Write a file as a whole: readers see the old one or the new one, never a part."""
+    temporary = file.with_name(file.name + _TEMPORARY)
+    with temporary.open("w", encoding="utf-8") as out:
+        out.writelines(line + "\n" for line in lines)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(file)
+
+
+def _read_lines(file: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSONL file; a last line without its end is named in ``problems``.
+
+    A cut line is never mistaken for a whole one: no proper beginning of a JSON object is JSON.
+    """
+    try:
+        with file.open("rb") as lines:
+            for index, raw in enumerate(lines, 1):
+                try:
+                    yield json.loads(raw)
+                except ValueError as error:
+                    if raw.endswith(b"\n"):
+                        raise RunError(f"{file}, line {index}: not JSON ({error})") from error
+                    problem = f"{file.name}, line {index}: cut short, skipped"
+                    problems.extend([problem] if problem not in problems else [])
+    except OSError as error:
+        raise RunError(f"cannot read {file}: {error}") from error
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value

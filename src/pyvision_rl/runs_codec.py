@@ -1,0 +1,301 @@
+"""Trajectories as JSON and back: one line of ``rollouts/step_*.jsonl``.
+
+In: a ``SavedRollout`` (task, trajectory, and what selection made of it). Out: a JSON object, and
+from it an equal ``SavedRollout``. Pixels are not in it: an image is named by its content hash and
+its file lies in the run's ``media/`` folder. Does not touch files: ``runs`` does.
+
+Numbers that are not finite are written as "nan", "inf" and "-inf", so that every line is JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pyvision_rl.types import (
+    Action,
+    EndReason,
+    ExecStatus,
+    Execution,
+    GiveAnswer,
+    Gold,
+    Malformed,
+    Media,
+    Message,
+    Observation,
+    Part,
+    Reward,
+    RunCode,
+    Segment,
+    StopReason,
+    Task,
+    TaskInput,
+    Text,
+    Trajectory,
+    Turn,
+)
+
+Json: TypeAlias = dict[str, Any]
+FindMedia: TypeAlias = Callable[[Media], Media]
+"""From a media record without content to one that knows where its content lies."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRollout:
+    """One graded trajectory as a run keeps it, used in an update or not."""
+
+    task: Task
+    trajectory: Trajectory
+    advantage: float | None = None
+    """None when it was never computed, which is not a zero."""
+    reason: str | None = None
+    """The filter that left it out; None when it was kept."""
+    step: int = 0
+
+    @property
+    def kept(self) -> bool:
+        """True when no filter left it out."""
+        return self.reason is None
+
+
+def media_of(saved: SavedRollout) -> Iterator[Media]:
+    """Yield every image or video the record names, with repetitions."""
+    yield from saved.task.input.media
+    yield from saved.trajectory.media
+    for message in saved.trajectory.prompt:
+        yield from message.media
+    for turn in saved.trajectory.turns:
+        if turn.execution is not None:
+            yield from turn.execution.images
+        if turn.observation is not None:
+            yield from turn.observation.message.media
+
+
+def encode(saved: SavedRollout, *, tokens: bool = True) -> Json:
+    """Return the record as JSON values.
+
+    Args:
+        saved: The record.
+        tokens: False leaves out the segments: no token ids, no log-probabilities. Such a
+            trajectory can be read and graded again, but not trained on.
+    """
+    task, trajectory = saved.task, saved.trajectory
+    line: Json = {
+        "step": saved.step,
+        "task": {
+            "id": task.id,
+            "question": task.input.question,
+            "answer": task.gold.answer,
+            "answer_type": task.gold.answer_type,
+            "category": task.input.category,
+            "data_source": task.input.data_source,
+            "media": [_media(m) for m in task.input.media],
+        },
+        "rollout": trajectory.rollout,
+        "kept": saved.kept,
+        "reason": saved.reason,
+        "reward": None if trajectory.reward is None else _reward(trajectory.reward),
+        "advantage": None if saved.advantage is None else number(saved.advantage),
+        "end": trajectory.end.value,
+        "answer": trajectory.answer,
+        "error": trajectory.error,
+        "prompt": [_message(m) for m in trajectory.prompt],
+        "turns": [_turn(t) for t in trajectory.turns],
+    }
+    if tokens:
+        line["segments"] = [_segment(s) for s in trajectory.segments]
+    return line
+
+
+def decode(line: Json, find: FindMedia = lambda media: media) -> SavedRollout:
+    """Return the record that ``encode`` was given (``segments`` empty if they were left out).
+
+    Args:
+        line: What ``encode`` returned, perhaps after a trip through a file.
+        find: Adds the content to each media record.
+
+    Raises:
+        KeyError, TypeError, ValueError: The line was not written by ``encode``.
+    """
+    task = line["task"]
+    trajectory = Trajectory(
+        task_id=task["id"],
+        rollout=line["rollout"],
+        segments=tuple(_read_segment(s, find) for s in line.get("segments", ())),
+        prompt=tuple(_read_message(m, find) for m in line["prompt"]),
+        turns=tuple(_read_turn(t, find) for t in line["turns"]),
+        end=EndReason(line["end"]),
+        answer=line["answer"],
+        reward=None if line["reward"] is None else _read_reward(line["reward"]),
+        error=line["error"],
+    )
+    public = TaskInput(
+        id=task["id"],
+        question=task["question"],
+        media=tuple(_read_media(m, find) for m in task["media"]),
+        category=task["category"],
+        data_source=task["data_source"],
+    )
+    return SavedRollout(
+        task=Task(public, Gold(task["answer"], task["answer_type"])),
+        trajectory=trajectory,
+        advantage=None if line["advantage"] is None else float(line["advantage"]),
+        reason=line["reason"],
+        step=line["step"],
+    )
+
+
+def number(value: float) -> float | str:
+    """Return a finite number as it is, another one as the word that ``float`` reads back."""
+    return value if math.isfinite(value) else str(float(value))
+
+
+def _media(media: Media) -> Json:
+    ref: Json = {"sha256": media.sha256, "width": media.width, "height": media.height}
+    return ref if media.kind == "image" else {"kind": media.kind, **ref}
+
+
+def _read_media(ref: Json, find: FindMedia) -> Media:
+    return find(Media(ref.get("kind", "image"), ref["sha256"], ref["width"], ref["height"]))
+
+
+def _part(part: Part) -> Json:
+    return {"text": part.text} if isinstance(part, Text) else {"media": _media(part)}
+
+
+def _message(message: Message) -> Json:
+    return {"role": message.role, "parts": [_part(p) for p in message.parts]}
+
+
+def _read_message(line: Json, find: FindMedia) -> Message:
+    parts = tuple(
+        Text(p["text"]) if "text" in p else _read_media(p["media"], find) for p in line["parts"]
+    )
+    return Message(line["role"], parts)
+
+
+def _reward(reward: Reward) -> Json:
+    parts = {name: number(value) for name, value in reward.parts.items()}
+    return {
+        "total": number(reward.total),
+        "parts": parts,
+        "correct": reward.correct,
+        "why": reward.why,
+    }
+
+
+def _read_reward(line: Json) -> Reward:
+    parts: Mapping[str, float] = {name: float(value) for name, value in line["parts"].items()}
+    return Reward(parts, line["correct"], line["why"])
+
+
+def _segment(segment: Segment) -> Json:
+    line: Json = {"sampled": segment.sampled, "token_ids": list(segment.token_ids)}
+    if segment.sampled:
+        line["logprobs"] = [number(value) for value in segment.logprobs]
+    if segment.media:
+        line["media"] = [_media(m) for m in segment.media]
+    return line
+
+
+def _read_segment(line: Json, find: FindMedia) -> Segment:
+    return Segment(
+        token_ids=tuple(line["token_ids"]),
+        sampled=line["sampled"],
+        logprobs=tuple(float(value) for value in line.get("logprobs", ())),
+        media=tuple(_read_media(m, find) for m in line.get("media", ())),
+    )
+
+
+def _action(action: Action) -> Json:
+    match action:
+        case RunCode(code):
+            return {"kind": "code", "code": code}
+        case GiveAnswer(answer):
+            return {"kind": "answer", "answer": answer}
+        case Malformed(why):
+            return {"kind": "malformed", "why": why}
+
+
+def _read_action(line: Json) -> Action:
+    match line["kind"]:
+        case "code":
+            return RunCode(line["code"])
+        case "answer":
+            return GiveAnswer(line["answer"])
+        case "malformed":
+            return Malformed(line["why"])
+        case other:
+            raise ValueError(f"action kind {other!r}; known: code, answer, malformed")
+
+
+def _execution(execution: Execution) -> Json:
+    return {
+        "status": execution.status.value,
+        "output": execution.output,
+        "error": execution.error,
+        "images": [_media(m) for m in execution.images],
+        "duration_s": number(execution.duration_s),
+        "state_lost": execution.state_lost,
+    }
+
+
+def _read_execution(line: Json, find: FindMedia) -> Execution:
+    return Execution(
+        status=ExecStatus(line["status"]),
+        output=line["output"],
+        error=line["error"],
+        images=tuple(_read_media(m, find) for m in line["images"]),
+        duration_s=float(line["duration_s"]),
+        state_lost=line["state_lost"],
+    )
+
+
+def _turn(turn: Turn) -> Json:
+    return {
+        "text": turn.text,
+        "stop": turn.stop.value,
+        "action": _action(turn.action),
+        "execution": None if turn.execution is None else _execution(turn.execution),
+        "observation": None if turn.observation is None else _observation(turn),
+        "num_tokens": turn.num_tokens,
+        "sample_s": number(turn.sample_s),
+        "policy_version": turn.policy_version,
+    }
+
+
+def _observation(turn: Turn) -> Json:
+    """Return the observation; its execution is nearly always the turn's own, kept once."""
+    assert turn.observation is not None
+    execution = turn.observation.execution
+    if execution == turn.execution:
+        return {"message": _message(turn.observation.message)}
+    other = None if execution is None else _execution(execution)
+    return {"message": _message(turn.observation.message), "execution": other}
+
+
+def _read_turn(line: Json, find: FindMedia) -> Turn:
+    execution = None if line["execution"] is None else _read_execution(line["execution"], find)
+    return Turn(
+        text=line["text"],
+        stop=StopReason(line["stop"]),
+        action=_read_action(line["action"]),
+        num_tokens=line["num_tokens"],
+        policy_version=line["policy_version"],
+        observation=_read_observation(line["observation"], execution, find),
+        execution=execution,
+        sample_s=float(line["sample_s"]),
+    )
+
+
+def _read_observation(
+    line: Json | None, execution: Execution | None, find: FindMedia
+) -> Observation | None:
+    if line is None:
+        return None
+    if "execution" in line:
+        other = line["execution"]
+        execution = None if other is None else _read_execution(other, find)
+    return Observation(_read_message(line["message"], find), execution)

@@ -1,0 +1,255 @@
+"""What model code shows: figures and images, taken as raw RGB pixels. This is a pyplot backend.
+
+In: ``plt.show()``, ``fig.show()``, ``Image.show()``, figures left open. Out: ``Capture.images``,
+and a name for each in the model's namespace. Loaded by the child only; imports nothing of ours.
+
+Making a figure's axes costs several times what drawing a small image costs, so the template makes
+``SPARES`` default figures before it forks, and a bare ``plt.figure()`` takes one of them when no
+rcParam was changed since. The code gets the very objects it would have made, only earlier.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib._pylab_helpers import Gcf
+from matplotlib.backend_bases import FigureManagerBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageShow
+
+SPARES = 4
+
+
+class Capture:
+    """The images shown by one cell, bounded in number and size."""
+
+    def __init__(self) -> None:
+        self.namespace: dict[str, Any] = {}
+        self.write: Callable[[str], object] = len
+        """Where the words about images that were not kept go."""
+        self.next_image = 0
+        """k of the next ``image_clue_k``."""
+        self.max_images = 0
+        self.max_pixels = 0
+        self.images: list[tuple[int, int, bytes]] = []
+        """(width, height, RGB pixels) in the order shown."""
+        self._excess = 0
+        self._figures: dict[int, Figure] = {}
+
+    def begin(self) -> None:
+        """Start a cell: nothing is shown yet."""
+        self.images, self._excess, self._figures = [], 0, {}
+
+    def finish(self, show: bool) -> None:
+        """End a cell: show the figures left open, or drop them."""
+        if Gcf.figs:
+            if show:
+                FigureManager.pyplot_show()
+            Gcf.destroy_all()
+        if self._excess:
+            noun = "image was" if self._excess == 1 else "images were"
+            self.write(f"[{self._excess} more {noun} not shown: the limit is {self.max_images}]\n")
+
+    def image(self, image: Image.Image) -> None:
+        """Show a PIL image."""
+        if self._admit(*image.size):
+            rgb = opaque(image)
+            self._add(rgb, rgb.tobytes())
+
+    def figure(self, figure: Figure) -> None:
+        """Show a figure, once unless it was changed in between."""
+        if self._figures.get(id(figure)) is figure and not figure.stale:
+            return
+        self._figures[id(figure)] = figure
+        canvas: Any = figure.canvas
+        if not isinstance(canvas, FigureCanvasAgg):
+            canvas = FigureCanvasAgg(figure)
+        if not self._admit(*canvas.get_width_height()):
+            return
+        canvas.draw()
+        pixels: Any = np.asarray(canvas.buffer_rgba())
+        if figure.get_facecolor()[3] == 1 and figure.get_frameon():
+            # An opaque background leaves nothing transparent: the alpha channel is dropped.
+            raw = pixels[..., :3].tobytes()
+            self._add(Image.frombytes("RGB", (pixels.shape[1], pixels.shape[0]), raw), raw)
+        else:
+            rgb = opaque(Image.fromarray(pixels))
+            self._add(rgb, rgb.tobytes())
+
+    def _admit(self, width: int, height: int) -> bool:
+        if len(self.images) >= self.max_images:
+            self._excess += 1
+            return False
+        if not 0 < width * height <= self.max_pixels:
+            self.write(
+                f"[an image of {width}x{height} pixels was not shown: "
+                f"the limit is {self.max_pixels} pixels]\n"
+            )
+            return False
+        return True
+
+    def _add(self, image: Image.Image, raw: bytes) -> None:
+        # The pixels are taken now: the code may draw on its image later in the same cell.
+        self.images.append((image.width, image.height, raw))
+        self.namespace[f"image_clue_{self.next_image}"] = image
+        self.next_image += 1
+
+
+CAPTURE = Capture()
+"""The one capture of this process; pyplot finds its backend by module, so it is a global."""
+
+
+class FigureManager(FigureManagerBase):
+    """A figure known to pyplot; showing it captures and closes it, as a notebook does."""
+
+    def show(self) -> None:
+        """Capture this figure."""
+        CAPTURE.figure(self.canvas.figure)
+        Gcf.destroy(self)
+
+    @classmethod
+    def pyplot_show(cls, *args: Any, **kwargs: Any) -> None:
+        """Capture all open figures, in order of their numbers."""
+        for number in sorted(Gcf.figs):
+            Gcf.figs[number].show()
+
+
+class FigureCanvas(FigureCanvasAgg):
+    """Draws with Agg."""
+
+    manager_class = FigureManager
+
+
+class _Spares:
+    """Default figures made before the fork, each with a default axes that it does not show yet."""
+
+    def __init__(self) -> None:
+        self.figures: list[Figure] = []
+        self.axes: dict[Figure, Any] = {}
+        self._params: list[Any] = []
+
+    def make(self, count: int) -> None:
+        for _ in range(count):
+            figure: Any = Figure()
+            FigureCanvas(figure)
+            axes = figure.add_subplot()
+            figure._axstack.remove(axes)
+            figure._localaxes.remove(axes)
+            self.figures.append(figure)
+            self.axes[figure] = axes
+        self._params = list(dict.values(matplotlib.rcParams))
+
+    def fresh(self) -> bool:
+        """Whether no rcParam was set since the spares were made; compares identities."""
+        values = dict.values(matplotlib.rcParams)
+        return len(values) == len(self._params) and all(map(operator.is_, values, self._params))
+
+    def drop(self) -> None:
+        self.figures, self.axes = [], {}
+
+
+_SPARE = _Spares()
+_BARE = {"figsize": None, "dpi": None, "facecolor": None, "edgecolor": None, "frameon": True}
+"""What ``plt.figure()`` passes on when it is called without arguments."""
+_UNSHARED = {"sharex": None, "sharey": None}
+"""What ``plt.subplots()`` passes on for its one axes."""
+
+
+def new_figure_manager(
+    num: int, *args: Any, FigureClass: type[Figure] = Figure, **kwargs: Any
+) -> FigureManagerBase:
+    """Return the manager of a new figure; pyplot calls this by name."""
+    figures = _SPARE.figures
+    if figures and FigureClass is Figure and not args and kwargs == _BARE and _SPARE.fresh():
+        figure = figures.pop()
+    else:
+        figure = FigureClass(*args, **kwargs)
+    return FigureManager(FigureCanvas(figure), num)
+
+
+def _spare_axes(figure: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The axes made in advance, placed in ``figure``, if the call would make the same; or None."""
+    axes = _SPARE.axes.pop(figure, None)
+    if axes is None or figure.axes or not _SPARE.fresh():
+        return None
+    if not args and not kwargs:
+        axes.set_subplotspec(axes.get_subplotspec())  # margins may have been changed meanwhile
+    elif len(args) == 1 and kwargs == _UNSHARED and _is_whole(args[0]):
+        axes.set_subplotspec(args[0])
+    else:
+        return None
+    return figure._add_axes_internal(axes, (type(axes), dict(kwargs)))
+
+
+def _is_whole(spec: Any) -> bool:
+    """Whether a subplot spec is the only cell of its grid."""
+    return hasattr(spec, "get_geometry") and spec.get_geometry() == (1, 1, 0, 0)
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """Return the image in 8-bit RGB, transparency laid on white, 16-bit grey scaled down."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def install(params: dict[str, Any]) -> None:
+    """Make this module the pyplot backend, apply rcParams, and warm what every figure needs.
+
+    Raises:
+        KeyError: A name that is no rcParam.
+        ValueError: A value that matplotlib refuses.
+    """
+    plt.switch_backend(f"module://{__name__}")
+    rcparams: Any = matplotlib.rcParams
+    rcparams.update(params)
+
+    @functools.wraps(matplotlib.use)
+    def use(*args: Any, **kwargs: Any) -> None:
+        """Change nothing: figures go to the sandbox whatever the code asks for."""
+
+    matplotlib.use = use
+    plt.switch_backend = use
+
+    def show(image: Image.Image, *args: Any, **kwargs: Any) -> bool:
+        CAPTURE.image(image)
+        return True
+
+    Image.Image.show = show  # type: ignore[assignment,method-assign]
+    ImageShow.show = show
+    _warm()
+
+
+def _warm() -> None:
+    """Draw one figure (fonts, transforms, resampling), then make the spares."""
+    figure, axes = plt.subplots()
+    axes.imshow(Image.new("RGB", (64, 64)))
+    axes.set_title("warm")
+    figure.canvas.draw()
+    plt.close("all")
+    make = Figure.add_subplot
+    # The spares lean on two private lists of Figure; without them figures are made when asked for.
+    with contextlib.suppress(AttributeError, TypeError):
+        _SPARE.make(SPARES)
+
+        @functools.wraps(make)
+        def add_subplot(self: Figure, *args: Any, **kwargs: Any) -> Any:
+            axes = _spare_axes(self, args, kwargs) if self in _SPARE.axes else None
+            return make(self, *args, **kwargs) if axes is None else axes
+
+        patched: Any = Figure
+        patched.add_subplot = add_subplot
+        return
+    _SPARE.drop()

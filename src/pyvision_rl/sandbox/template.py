@@ -1,0 +1,171 @@
+"""A sandbox of forked processes: one warm template, one child per episode that runs code.
+
+In: code, and images as ``Media``. Out: an ``Execution`` per cell. The template is a fresh
+interpreter that loads numpy, PIL and matplotlib once; a session's child is forked from it at the
+session's first ``run``, so that a session that runs no code costs nothing.
+
+Covered: time (interrupt, then kill of the process group and of all it started), memory, output,
+images, file size, open files, core dumps; the driver's environment (an allow-list is passed on);
+crashes and exits; a hostile peer on the socket; nothing outlives the driver.
+
+NOT covered: THERE IS NO ISOLATION YET. Model code runs as the driver's user, on the driver's file
+system and network. It can read secrets on disk, delete files, open connections, signal or trace
+other processes of the same user, and read what another session wrote. Do not run untrusted models
+against it outside a container. For root the kernel does not enforce the limit on processes. What
+subprocesses print is dropped. Output of a cell that had to be killed is lost.
+
+Belongs to one event loop. Linux only (pidfd, SEQPACKET).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import keyword
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pyvision_rl.config import SandboxConfig
+from pyvision_rl.errors import ConfigError, SandboxError
+from pyvision_rl.registry import parse_options, suggestion
+from pyvision_rl.sandbox.base import SandboxLimits
+from pyvision_rl.sandbox.process import Child, TemplateProcess
+from pyvision_rl.sandbox.session import TemplateSession
+from pyvision_rl.types import Media
+
+
+class Options(BaseModel):
+    """``[sandbox.options]`` of the template sandbox: none so far."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TemplateSandbox:
+    """Runs model code in children of one preloaded process. NO ISOLATION: see the module."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        """Check the configuration; no process is started before the first cell.
+
+        Raises:
+            ConfigError: An unknown option, or an rcParam that matplotlib does not take.
+        """
+        parse_options(Options, config.options, "sandbox.options")
+        check_figure(config.figure, "sandbox.figure")
+        self._figure = dict(config.figure)
+        self._checked = [self._figure]
+        self.running = asyncio.Semaphore(config.max_running)
+        """Held while a cell runs."""
+        self._starting = asyncio.Lock()
+        self._template: TemplateProcess | None = None
+        self._scratch: Path | None = None
+        self._sessions: set[TemplateSession] = set()
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the template while it runs."""
+        return None if self._template is None or self._template.lost else self._template.pid
+
+    async def open(
+        self, bindings: Mapping[str, Media], limits: SandboxLimits, seed: int
+    ) -> TemplateSession:
+        """Return a session; its process is forked when it first runs code.
+
+        ``limits.figure`` is laid over the configured rcParams.
+
+        Raises:
+            SandboxError: A binding that is no identifier or no image, or the sandbox is closed.
+            ConfigError: An rcParam in ``limits.figure`` that matplotlib does not take.
+        """
+        if self._closed:
+            raise SandboxError("the sandbox is closed")
+        for name, media in bindings.items():
+            _check_binding(name, media)
+        figure = dict(limits.figure)
+        if figure and figure not in self._checked:
+            check_figure(figure, "limits.figure")
+            self._checked.append(figure)
+        changed = {key: value for key, value in figure.items() if self._figure.get(key) != value}
+        session = TemplateSession(self, bindings, limits, seed, changed)
+        self._sessions.add(session)
+        return session
+
+    async def close(self) -> None:
+        """End every session, then the template, and remove the scratch folder. Idempotent."""
+        self._closed = True
+        for session in tuple(self._sessions):
+            await session.close()
+        async with self._starting:
+            if self._template is not None:
+                await self._template.stop()
+                self._template = None
+            if self._scratch is not None:
+                await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+                self._scratch = None
+
+    async def spawn(self) -> Child:
+        """Return a fresh child for a session; a template that died is replaced first.
+
+        Raises:
+            SandboxError: No template can be started, or it died just now.
+        """
+        async with self._starting:
+            if self._closed:
+                raise SandboxError("the sandbox is closed")
+            if self._scratch is None:
+                self._scratch = Path(tempfile.mkdtemp(prefix="pyvision-rl-"))
+            if self._template is None or self._template.lost:
+                # A folder per template: children of the lost one may still hold theirs.
+                folder = Path(tempfile.mkdtemp(dir=self._scratch))
+                self._template = await TemplateProcess.start(self._figure, folder)
+            template = self._template
+        return await template.spawn()
+
+    def forget(self, session: TemplateSession) -> None:
+        """Drop a session that has closed."""
+        self._sessions.discard(session)
+
+
+def check_figure(figure: Mapping[str, Any], where: str) -> None:
+    """Check that matplotlib takes the rcParams, and that they can be sent to the template.
+
+    Raises:
+        ConfigError: Names the key, the value and what is wrong with it.
+    """
+    if not figure:
+        return
+    # Loaded here: without rcParams the driver has no use for matplotlib.
+    from matplotlib import RcParams, rcParamsDefault
+
+    for key, value in figure.items():
+        if key.startswith("backend"):
+            raise ConfigError(f"{where}.{key}: the sandbox brings its own backend")
+        try:
+            RcParams({key: value})
+            json.dumps(value, allow_nan=False)
+        except KeyError as error:
+            near = suggestion(key, rcParamsDefault)
+            raise ConfigError(f"{where}.{key} is not a matplotlib rcParam{near}") from error
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{where}.{key} = {value!r}: {error}") from error
+
+
+def _check_binding(name: str, media: object) -> None:
+    if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name):
+        raise SandboxError(f"binding {name!r} is no Python identifier")
+    if type(media) is not Media:
+        raise SandboxError(f"binding {name!r} is a {type(media).__name__}, wants a Media")
+    if media.kind != "image":
+        raise SandboxError(f"binding {name!r} is a {media.kind}; this sandbox binds images only")
+    if media.source is None:
+        raise SandboxError(f"binding {name!r} has no source to take its pixels from")
+    if isinstance(media.source, bytes):
+        want = 3 * media.width * media.height
+        if len(media.source) != want:
+            found = len(media.source)
+            raise SandboxError(f"binding {name!r} has {found} bytes of pixels, wants {want}")

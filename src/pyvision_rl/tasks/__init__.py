@@ -1,0 +1,8 @@
+"""Task sets: where questions, media and reference answers come from."""
+
+TABLE: dict[str, str] = {
+    "jsonl": "pyvision_rl.tasks.jsonl:JsonlTasks",
+    "parquet": "pyvision_rl.tasks.jsonl:JsonlTasks",
+    "needle": "pyvision_rl.tasks.needle:NeedleTasks",
+}
+"""Short name -> ``module:Class``; built with a ``TasksConfig``."""

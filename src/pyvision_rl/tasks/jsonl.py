@@ -1,0 +1,102 @@
+"""Tasks from a JSONL or Parquet file of questions, images and reference answers.
+
+In: ``[tasks] path``. Out: ``Task`` records; images are decoded when a task is asked for. Rows and
+their fields are described in ``rows``. Builds no task from a file that has a faulty row.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pyvision_rl.config import TasksConfig
+from pyvision_rl.errors import ConfigError, TaskError
+from pyvision_rl.media import bytes_media, file_media
+from pyvision_rl.registry import parse_options
+from pyvision_rl.tasks.parquet import ParquetRows
+from pyvision_rl.tasks.rows import Fault, Row, image_of, image_values, load
+from pyvision_rl.types import Gold, Media, Task, TaskInput
+
+SHOWN_FAULTS = 5
+
+
+class Options(BaseModel):
+    """This task set has no options of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def scan(path: Path) -> list[Fault]:
+    """Return every fault of a task file, in file order; decodes every image.
+
+    Raises:
+        ConfigError: No such file, or neither ``.jsonl`` nor ``.parquet``.
+    """
+    return load(path, limit=None, decode=True)[1]
+
+
+class JsonlTasks:
+    """The rows of one file as tasks."""
+
+    def __init__(self, config: TasksConfig) -> None:
+        """Read and check the rows; images are only looked for, not opened.
+
+        Raises:
+            ConfigError: ``tasks.path`` is missing or no JSONL or Parquet file.
+            TaskError: A row is faulty, or there is none.
+        """
+        parse_options(Options, config.options, "tasks.options")
+        if not config.path:
+            raise ConfigError("tasks.path is empty; wants a .jsonl or .parquet file")
+        self._path = Path(config.path)
+        self._rows, faults = load(self._path, limit=config.limit, decode=False)
+        if faults:
+            raise TaskError(_summary(self._path, faults))
+        if not self._rows:
+            raise TaskError(f"{self._path}: holds no tasks")
+        self._parquet: ParquetRows | None = None
+
+    def __len__(self) -> int:
+        """Number of tasks."""
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Task:
+        """Return task ``index`` with its images decoded.
+
+        Raises:
+            IndexError: There is no such task.
+            TaskError: An image cannot be read.
+        """
+        if not 0 <= index < len(self._rows):
+            raise IndexError(f"task {index} of {len(self._rows)}")
+        row = self._rows[index]
+        media = tuple(self._media(row, image) for image in row.images)
+        return Task(
+            TaskInput(row.id, row.question, media, row.category, row.data_source),
+            Gold(row.answer, row.answer_type),
+        )
+
+    def _media(self, row: Row, image: Path | int) -> Media:
+        """One image of a row."""
+        where = f"{self._path} {Fault(row.line, row.id, '')}".rstrip(": ")
+        try:
+            found = image if isinstance(image, Path) else self._embedded(row.line, image)
+            return bytes_media(found, "image") if isinstance(found, bytes) else file_media(found)
+        except TaskError as error:
+            raise TaskError(f"{where}: {error}") from error
+
+    def _embedded(self, line: int, position: int) -> Path | bytes:
+        """An image that is stored in the row itself."""
+        if self._parquet is None:
+            self._parquet = ParquetRows(self._path)
+        return image_of(image_values(self._parquet.images(line))[position], self._path.parent)
+
+
+def _summary(path: Path, faults: list[Fault]) -> str:
+    """The first few faults and their number."""
+    lines = [f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}"]
+    lines.extend(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
+    if len(faults) > SHOWN_FAULTS:
+        lines.append(f"  ... and {len(faults) - SHOWN_FAULTS} more")
+    return "\n".join(lines)

@@ -1,0 +1,316 @@
+"""Checkpoints: written whole or not at all, checked before they are read.
+
+    checkpoints/step_000010/
+        config.json, model.safetensors, tokenizer.json, ...   an ordinary Hugging Face directory
+        trainer.pt       optimizers, random generators, and what the loop wants to remember
+        MANIFEST.json    every other file's size and SHA-256, written last
+
+In: a model, a learner and plain values. Out: the folder above; and from it a ``Checkpoint``. A
+process killed while saving leaves a temporary folder that nobody reads and the next save removes.
+``trainer.pt`` holds tensors and plain containers only and is read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyvision_rl.errors import CheckpointError
+from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.train.learner import Learner
+
+MANIFEST = "MANIFEST.json"
+_TRAINER = "trainer.pt"
+_TEMPORARY = ".saving_"
+_NAME = re.compile(r"step_(\d{6,})")
+_NOT_TOKENIZER = re.compile(
+    r".*\.(safetensors|bin|pt|pth|gguf|h5|msgpack|onnx|md)|.*\.index\.json|\..*"
+    rf"|config\.json|generation_config\.json|{MANIFEST}"
+)
+_TOKENIZER_PATTERNS = ["*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checked checkpoint, read into memory except for the weights."""
+
+    path: Path
+    """Load the model from here like from any Hugging Face directory."""
+    step: int
+    learner: dict[str, Any] | None
+    """For ``Learner.load_state_dict``; None when the next step starts with new optimizers."""
+    rng: dict[str, Any]
+    """For ``restore_rng``."""
+    extra: dict[str, Any]
+
+
+def step_path(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of ``step`` lies in ``folder``."""
+    return folder / f"step_{step:06d}"
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    *,
+    model: VisionLanguageModel,
+    source: str,
+    learner: Learner | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``folder/step_<step>`` and return it; one that is already there is replaced.
+
+    Args:
+        folder: Usually ``<run>/checkpoints``; made if missing.
+        step: Names the checkpoint.
+        model: Its weights and config.
+        source: Where the model came from (directory or name): tokenizer and preprocessor files
+            are copied from it, or from an earlier checkpoint if it is gone.
+        learner: Its optimizers are saved too; None leaves them out.
+        extra: What the loop needs to go on: numbers, strings, lists, tuples, dicts, tensors.
+
+    Raises:
+        CheckpointError: ``extra`` holds something else, or the disk refuses.
+    """
+    _refuse_objects(extra or {})
+    state = {
+        "learner": None if learner is None else learner.state_dict(),
+        "rng": _rng_state(),
+        "extra": dict(extra or {}),
+    }
+    target = step_path(folder, step)
+    temporary = folder / f"{_TEMPORARY}{target.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(leftover)
+        temporary.mkdir()
+        _copy_tokenizer(_tokenizer_folder(source, folder), temporary)
+        model.save(temporary)
+        torch.save(state, temporary / _TRAINER)
+        _write_manifest(temporary, step)
+        _put_in_place(temporary, target)
+    except OSError as error:
+        raise CheckpointError(f"cannot save {target}: {error}") from error
+    return target
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return what ``path`` holds, after checking every file against the manifest.
+
+    Raises:
+        CheckpointError: It is missing, cut, or changed since it was written.
+    """
+    problem = find_problem(path, content=True)
+    if problem:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {problem}")
+    try:
+        state = torch.load(path / _TRAINER, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path / _TRAINER} cannot be read: {error}") from error
+    step = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["step"]
+    return Checkpoint(path, step, state["learner"], state["rng"], state["extra"])
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the whole checkpoint of the highest step (sizes are checked), or None."""
+    whole = [path for path in _all(folder) if not find_problem(path)]
+    return whole[-1] if whole else None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that ``path`` means: itself, or the latest of a run folder.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if (path / MANIFEST).exists() or _NAME.fullmatch(path.name):
+        return path
+    found = latest_checkpoint(path / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{path} holds no whole checkpoint to go on from")
+    return found
+
+
+def find_problem(path: Path, *, content: bool = False) -> str:
+    """Return why ``path`` is not a whole checkpoint, or "" if it is one.
+
+    Args:
+        path: A ``step_...`` folder.
+        content: Compare SHA-256 sums too, not only names and sizes.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files: dict[str, dict[str, Any]] = manifest["files"]
+        for name, want in files.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != want["size"]:
+                return f"{name} has {file.stat().st_size} bytes, wants {want['size']}"
+            if content and _sha256(file) != want["sha256"]:
+                return f"{name} has changed since it was written"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    return "" if _TRAINER in files else f"{MANIFEST} does not name {_TRAINER}"
+
+
+def prune(folder: Path, keep: int, protect: Iterable[int] = ()) -> None:
+    """Remove all but the ``keep`` latest whole checkpoints and those of the protected steps."""
+    safe = {step_path(folder, step) for step in protect}
+    whole = [path for path in _all(folder) if not find_problem(path)]
+    for path in whole[: max(0, len(whole) - keep)]:
+        if path not in safe:
+            _remove(path)
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: a run that goes on from ``step`` will make its own."""
+    for path in _all(folder):
+        if int(path.name.removeprefix("step_")) > step:
+            _remove(path)
+
+
+def point_to(link: Path, target: Path) -> Path:
+    """Make ``link`` a relative symbolic link to ``target``, replacing it at once; return it."""
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, link.parent))
+    temporary.replace(link)
+    return link
+
+
+def restore_weights(model: VisionLanguageModel, path: Path) -> None:
+    """Copy the weights at ``path`` into ``model`` in place; optimizers over it stay valid.
+
+    Raises:
+        CheckpointError: They are of another model.
+    """
+    module: Any = model.module
+    saved = type(module).from_pretrained(path, dtype=model.dtype)
+    own, new = dict(module.named_parameters()), dict(saved.named_parameters())
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in new.items()}:
+        raise CheckpointError(f"{path} holds the weights of another model")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(new[name])
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
+    """Set the generators of ``random``, numpy and torch as they were when saving."""
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    random.setstate(state["python"])
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _rng_state() -> dict[str, Any]:
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
+    return {
+        "python": random.getstate(),
+        # weights_only reading admits tensors, not arrays; int64 holds every uint32.
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _refuse_objects(extra: Mapping[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(dict(extra), buffer)
+    buffer.seek(0)
+    try:
+        torch.load(buffer, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"a checkpoint holds tensors and plain values only: {error}"
+        ) from error
+
+
+def _tokenizer_folder(source: str, checkpoints: Path) -> Path:
+    """Return a folder that holds the tokenizer files of ``source``."""
+    if Path(source).is_dir():
+        return Path(source)
+    # A run may outlive the folder it started from; its own checkpoints hold the same files.
+    latest = latest_checkpoint(checkpoints)
+    if latest is not None:
+        return latest
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=_TOKENIZER_PATTERNS))
+    except ValueError as error:
+        raise CheckpointError(f"no tokenizer files at {source!r}: {error}") from error
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy everything but weights and network config: tokenizer, chat template, preprocessor."""
+    for file in sorted(source.iterdir()):
+        if file.is_file() and not _NOT_TOKENIZER.fullmatch(file.name):
+            shutil.copyfile(file, target / file.name)
+
+
+def _write_manifest(folder: Path, step: int) -> None:
+    """Flush every file to the disk, then write their sizes and sums."""
+    files = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            _flush(file)
+            name = file.relative_to(folder).as_posix()
+            files[name] = {"size": file.stat().st_size, "sha256": _sha256(file)}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")
+    _flush(manifest)
+    _flush(folder)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    if target.exists():
+        # A folder cannot be renamed onto a full one: between these lines neither is in place, and
+        # a kill there costs this step's checkpoint, never a wrong one.
+        _remove(target)
+    temporary.rename(target)
+    _flush(target.parent)
+
+
+def _remove(path: Path) -> None:
+    # The manifest first: a checkpoint half removed must not pass for a whole one.
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def _all(folder: Path) -> list[Path]:
+    """Return the checkpoint folders, by step."""
+    if not folder.is_dir():
+        return []
+    found = [(m, path) for path in folder.iterdir() if (m := _NAME.fullmatch(path.name))]
+    return [path for match, path in sorted(found, key=lambda pair: int(pair[0][1]))]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,60 @@
+"""Stopping a long run between two steps.
+
+In: SIGINT (Ctrl-C) or SIGTERM. Out: a flag that a loop reads after each step, so that it can save
+and leave. A second signal stops at once, as if none of this were here. Saves and prints nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """A run was stopped by a signal after a whole step, and can be resumed.
+
+    Uncaught, it ends the process with the signal's exit code and no traceback.
+    """
+
+    def __init__(self, exit_code: int, resume: str) -> None:
+        super().__init__(exit_code)
+        self.resume = resume
+        """The command that goes on."""
+
+
+class StopSignal:
+    """Context manager that turns the first SIGINT or SIGTERM into a flag."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        """The signal's number; None while there was none."""
+        self._previous: dict[signal.Signals, object] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process ended by the signal: 130 or 143."""
+        return 128 + (self.received or 0)
+
+    def __enter__(self) -> Self:
+        """Start listening; does nothing outside the main thread, where Python allows no handler."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the signals back to who handled them before."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous.clear()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        self._restore()

@@ -1,0 +1,225 @@
+"""The RL loop: collect -> grade -> select -> update -> log, step after step (paper section 3).
+
+In: a config whose ``policy.model`` went through a cold start. Out: a run folder with metrics,
+every graded trajectory, and checkpoints that are ordinary Hugging Face directories. Sampler and
+learner share one network in memory, so publishing weights is telling the sampler its caches are
+stale. A resumed run continues bit-identically under the lockstep schedule.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pyvision_rl.advantages import assign
+from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
+from pyvision_rl.collect import rollout_metrics
+from pyvision_rl.config import Config
+from pyvision_rl.errors import TrainError
+from pyvision_rl.evaluate import EvalResult, evaluate_now
+from pyvision_rl.rollout import derive_seed
+from pyvision_rl.runs import RunWriter
+from pyvision_rl.selection import num_usable, select
+from pyvision_rl.tasks.base import TaskSet
+from pyvision_rl.train.checkpoints import (
+    find_checkpoint,
+    load_checkpoint,
+    point_to,
+    prune,
+    restore_rng,
+    save_checkpoint,
+)
+from pyvision_rl.train.interrupts import StopSignal
+from pyvision_rl.train.learner import Learner
+from pyvision_rl.types import Batch, Group, Task
+
+
+@dataclass(frozen=True, slots=True)
+class RlResult:
+    """Where a finished (or stopped) RL run left its model."""
+
+    out: Path
+    model: Path
+    """Link to the last checkpoint: an ordinary Hugging Face directory."""
+    steps: int
+
+
+@dataclass(slots=True)
+class TaskStream:
+    """Tasks in a seeded order, epoch after epoch; ``position`` is all that a resume needs."""
+
+    tasks: TaskSet
+    count: int
+    seed: int
+    position: int = 0
+
+    def take(self, number: int) -> list[Task]:
+        """Return the next ``number`` tasks."""
+        drawn = []
+        for _ in range(number):
+            epoch, index = divmod(self.position, self.count)
+            drawn.append(self.tasks[_shuffled(index, self.count, derive_seed(self.seed, epoch))])
+            self.position += 1
+        return drawn
+
+
+def _shuffled(index: int, count: int, seed: int) -> int:
+    """Return where a seeded permutation of ``range(count)`` sends ``index``.
+
+    A Feistel network with cycle walking: no table, so a set of 10^9 tasks costs nothing.
+    """
+    bits = max(2, (count - 1).bit_length() + 1) // 2
+    mask = (1 << bits) - 1
+    value = index
+    while True:
+        left, right = value >> bits, value & mask
+        for round_ in range(4):
+            left, right = right, left ^ (derive_seed(seed, round_, right) & mask)
+        value = left << bits | right
+        if value < count:
+            return value
+
+
+def run_rl(
+    config: Config,
+    out: Path,
+    *,
+    resume: Path | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> RlResult:
+    """Run RL from ``policy.model``, or go on from the last checkpoint of ``resume``.
+
+    Raises:
+        TrainError: No usable group in a step with ``selection.on_short = "error"``, or a NaN.
+        SystemExit: A signal stopped the run after a step (130 or 143); it can be resumed.
+    """
+    checkpoint = load_checkpoint(find_checkpoint(resume)) if resume else None
+    step = checkpoint.step if checkpoint else 0
+    model = str(checkpoint.path) if checkpoint else config.policy.model
+    started = config.model_copy(
+        update={"policy": config.policy.model_copy(update={"model": model})}
+    )
+    tasks = build_tasks(config.tasks)
+    stream = TaskStream(tasks, num_tasks(tasks, config.tasks), derive_seed(config.seed, "tasks"))
+    writer = RunWriter(out, config, verb="rl", resume_step=step if checkpoint else None)
+    with StopSignal() as stop, assemble(started) as assembly, writer:
+        assert assembly.model is not None
+        learner = Learner(assembly.model, config.train)
+        if checkpoint:
+            assert checkpoint.learner is not None
+            learner.load_state_dict(checkpoint.learner)
+            restore_rng(checkpoint.rng)
+            stream.position = int(checkpoint.extra["position"])
+        while step < config.train.steps and stop.received is None:
+            step += 1
+            _train_step(assembly, learner, stream, writer, step, report)
+            if _is_due(step, config) or stop.received:
+                save_checkpoint(
+                    out / "checkpoints",
+                    step,
+                    model=assembly.model,
+                    source=model,
+                    learner=learner,
+                    extra={"position": stream.position},
+                )
+                prune(out / "checkpoints", config.train.keep_checkpoints)
+        point_to(out / "final", find_checkpoint(out))
+    if stop.received and step < config.train.steps:
+        report(f"stopped after step {step}; to go on: pvrl rl --resume {out}")
+        raise SystemExit(stop.exit_code)
+    return RlResult(out, out / "final", step)
+
+
+def _is_due(step: int, config: Config) -> bool:
+    return step % config.train.save_every == 0 or step == config.train.steps
+
+
+def _train_step(
+    assembly: Assembly,
+    learner: Learner,
+    stream: TaskStream,
+    writer: RunWriter,
+    step: int,
+    report: Callable[[str], None],
+) -> None:
+    """One optimizer step: sample with the weights of step - 1, update, write everything."""
+    config = assembly.config
+    policy: Any = assembly.harness.policy
+    policy.set_version(step - 1)
+    began = time.perf_counter()
+    groups = _collect(assembly, stream, step)
+    batch = select(groups, config.selection)
+    sampled = time.perf_counter()
+    numbers = rollout_metrics(groups) | _selection_metrics(groups, batch)
+    if batch.samples:
+        stats = learner.update(batch, config.policy.temperature)
+        numbers |= {f"train_{k}": v for k, v in asdict(stats).items() if k != "step"}
+    else:
+        writer.event("empty_step", f"step {step}: no group survived the filters; no update")
+    numbers["sample_s"] = sampled - began
+    numbers["update_s"] = time.perf_counter() - sampled
+    writer.rollouts(step, groups, batch)
+    if config.train.eval_every and step % config.train.eval_every == 0:
+        policy.set_version(step)
+        numbers |= _eval_metrics(evaluate_now(assembly))
+    writer.metrics(step, numbers)
+    report(
+        f"step {step}/{config.train.steps}  reward {numbers['reward']:.3f}  "
+        f"accuracy {numbers['accuracy']:.3f}  tool calls {numbers['tool_calls']:.2f}  "
+        f"kept {len(batch.samples)}/{batch.num_generated}  "
+        f"{numbers['sample_s'] + numbers['update_s']:.1f} s"
+    )
+
+
+def _collect(assembly: Assembly, stream: TaskStream, step: int) -> list[Group]:
+    """Oversample: generate rounds of groups until enough survive the filters (paper section 3.3).
+
+    Raises:
+        TrainError: ``max_rounds`` did not fill the batch and ``on_short`` is "error".
+    """
+    selection = assembly.config.selection
+    per_round = max(1, round(selection.groups_per_step * selection.oversample))
+    groups: list[Group] = []
+    for round_ in range(selection.max_rounds):
+        fresh = assembly.rollout(
+            stream.take(per_round), seed=derive_seed(assembly.config.seed, "step", step, round_)
+        )
+        groups += [assign(g, normalize_std=selection.normalize_std) for g in fresh]
+        if num_usable(groups, selection) >= selection.groups_per_step:
+            return groups
+    if selection.on_short == "error":
+        raise TrainError(
+            f"step {step}: {num_usable(groups, selection)} of {len(groups)} groups survived the "
+            f"filters in {selection.max_rounds} rounds; selection.groups_per_step wants "
+            f"{selection.groups_per_step}. The tasks are too hard or too easy for this model"
+        )
+    return groups
+
+
+def _selection_metrics(groups: Sequence[Group], batch: Batch) -> dict[str, float]:
+    numbers = {
+        "groups": float(len(groups)),
+        "groups_trained": float(len({s.trajectory.task_id for s in batch.samples})),
+        "kept": float(len(batch.samples)),
+        "correct_negative_advantage": float(
+            sum(
+                s.advantage < 0 and s.trajectory.reward is not None and s.trajectory.reward.correct
+                for s in batch.samples
+            )
+        ),
+    }
+    return numbers | {f"dropped_{k}": float(v) for k, v in batch.dropped.items()}
+
+
+def _eval_metrics(result: EvalResult) -> dict[str, float]:
+    numbers = {
+        "eval_accuracy": result.overall.accuracy,
+        "eval_tool_calls": result.overall.tool_calls,
+    }
+    for name, score in result.categories.items():
+        numbers[f"eval_accuracy_{name}"] = score.accuracy
+        numbers[f"eval_tool_calls_{name}"] = score.tool_calls
+    return numbers

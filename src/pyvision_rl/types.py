@@ -1,0 +1,468 @@
+"""The records that travel from a task to a weight update, in the order they are made.
+
+    Task -> Prompt -> Completion -> Action -> Execution -> Observation
+         -> Trajectory -> Group -> Batch -> UpdateStats
+
+Every record is frozen: a stage reads one record and returns the next; no stage edits what an
+earlier one made. A record checks its own invariants when it is built, so a broken one cannot
+travel. Shapes: T tokens of a trajectory, G trajectories of a group. Units: seconds for ``*_s``,
+pixels for width and height, nats for log-probabilities. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One image or video, named by its content: equal content, equal record."""
+
+    kind: Literal["image", "video"]
+    sha256: str
+    """Hex digest (see ``media``); the file name in a run's ``media/`` folder."""
+    width: int
+    height: int
+    source: bytes | Path | None = field(default=None, compare=False, repr=False)
+    """Raw RGB pixels (width*height*3 bytes, row-major), or the file that holds the content."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInput:
+    """The public half of a task: all that prompts, policy and sandbox may ever see."""
+
+    id: str
+    """Unique in its task set and stable between runs."""
+    question: str
+    media: tuple[Media, ...] = ()
+    category: str = ""
+    """Evaluation tables are split by it."""
+    data_source: str = ""
+    """Where the row came from; rewards may be routed by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """The secret half of a task. Only tasks, rewards, evaluate and runs may import it."""
+
+    answer: str
+    answer_type: str = "auto"
+    """How rewards compare: auto, text, letter, integer, float, yes_no, set, sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One question with its media, and its reference answer kept apart."""
+
+    input: TaskInput
+    gold: Gold
+
+    @property
+    def id(self) -> str:
+        """The id of the public half."""
+        return self.input.id
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of text inside a message."""
+
+    text: str
+
+
+Part: TypeAlias = Text | Media
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message; media stand where the model sees them."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[Part, ...]
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """The media of the message, in order."""
+        return tuple(p for p in self.parts if isinstance(p, Media))
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the policy reads first, and what the sandbox holds before the first turn."""
+
+    messages: tuple[Message, ...]
+    bindings: Mapping[str, Media]
+    """Python name -> media, e.g. ``image_clue_0``. A video may be bound here and be absent
+    from ``messages``: on-demand context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of tokens that were all sampled, or all given. The only store of token ids.
+
+    An image is ONE placeholder id here; ``models`` expands it to the model's N pads.
+    """
+
+    token_ids: tuple[int, ...]
+    sampled: bool
+    logprobs: tuple[float, ...] = ()
+    """One per token when ``sampled`` (nats, at the sampling temperature); empty otherwise."""
+    media: tuple[Media, ...] = ()
+    """The images whose placeholders lie in this segment, in token order."""
+
+    def __post_init__(self) -> None:
+        want = len(self.token_ids) if self.sampled else 0
+        if len(self.logprobs) != want:
+            raise ValueError(f"segment has {len(self.logprobs)} logprobs, wants {want}")
+        if self.sampled and self.media:
+            raise ValueError("a sampled segment cannot hold media")
+
+
+class StopReason(StrEnum):
+    """Why the policy stopped writing this turn."""
+
+    END = "end"
+    """The end-of-turn token was sampled (it is the last id)."""
+    STOP_STRING = "stop_string"
+    """A stop string was completed; the renderer closes the turn with a given end-of-turn token."""
+    LENGTH = "length"
+    """The token limit of the turn was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleLimits:
+    """How one turn is sampled."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps the whole vocabulary."""
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One turn asked of a policy: all that was said so far, and how to go on."""
+
+    episode: str
+    """Unique per episode; a policy may keep state (a KV cache) under it until ``release``."""
+    task_id: str
+    turn: int
+    """0 for the first turn."""
+    segments: tuple[Segment, ...]
+    messages: tuple[Message, ...]
+    """The same history for policies that read chat messages instead of tokens."""
+    limits: SampleLimits
+    seed: int
+    """Every random choice of this turn comes from it."""
+    order: tuple[int, ...] = ()
+    """(task, rollout, turn): batches are formed in this order under the lockstep schedule."""
+    forced: tuple[int, ...] = ()
+    """Ids the turn must begin with (used by the probe); scored like sampled ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One turn as the policy sampled it."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """[len(token_ids)] log-probabilities under the sampling policy (nats)."""
+    text: str
+    """Without the end-of-turn token. For parsing and for people; never tokenized again."""
+    stop: StopReason
+    policy_version: int = 0
+    """Optimizer steps behind the weights that sampled this turn."""
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.logprobs):
+            raise ValueError(f"{len(self.token_ids)} token_ids but {len(self.logprobs)} logprobs")
+
+
+@dataclass(frozen=True, slots=True)
+class RunCode:
+    """The turn asks to run code."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveAnswer:
+    """The turn gives the final answer."""
+
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """The turn is neither; ``why`` is shown to the model."""
+
+    why: str
+
+
+Action: TypeAlias = RunCode | GiveAnswer | Malformed
+
+
+class ExecStatus(StrEnum):
+    """What became of one block of model code. A failure of ours is a SandboxError instead."""
+
+    OK = "ok"
+    RAISED = "raised"
+    TIMEOUT = "timeout"
+    """Interrupted at the limit; variables are kept."""
+    KILLED = "killed"
+    """Did not stop when interrupted; variables are lost."""
+    OOM = "oom"
+    DIED = "died"
+    """The interpreter exited or crashed; variables are lost."""
+    VIOLATION = "violation"
+    """The session broke the protocol and was ended; variables are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What happened when the sandbox ran one block of the model's code."""
+
+    status: ExecStatus
+    output: str
+    """stdout, stderr and the last expression's value, in order, already cut to the limits."""
+    error: str = ""
+    """The end of the traceback, or why the code was stopped; empty when ``status`` is OK."""
+    images: tuple[Media, ...] = ()
+    """Pictures shown, in order; the session has bound them as ``image_clue_k``."""
+    duration_s: float = 0.0
+    state_lost: bool = False
+    """True when the interpreter was replaced; the next run starts with the initial bindings and
+    the images shown so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """An ``Execution`` (or a refusal) in the words the policy will read."""
+
+    message: Message
+    execution: Execution | None
+    """None when no code ran (a malformed turn)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One completion and what it led to; its token ids are in the trajectory's segments, once."""
+
+    text: str
+    stop: StopReason
+    action: Action
+    num_tokens: int
+    policy_version: int = 0
+    observation: Observation | None = None
+    """None for the last turn of an episode."""
+    execution: Execution | None = None
+    """What the turn's code did; kept even when the observation was not (over a limit)."""
+    sample_s: float = 0.0
+
+
+class EndReason(StrEnum):
+    """Why an episode ended. Viewer, filters and metrics all use these names."""
+
+    ANSWERED = "answered"
+    TURN_LIMIT = "turn_limit"
+    """Code was written in a turn in which only an answer was allowed."""
+    TOKEN_LIMIT = "token_limit"
+    IMAGE_LIMIT = "image_limit"
+    MALFORMED = "malformed"
+    CODE_ERROR = "code_error"
+    """Only with ``rollout.end_on_code_error``."""
+    FAILED = "failed"
+    """Our machinery failed; never graded, never trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A grade. An ungraded trajectory has ``reward=None``, which is not a zero."""
+
+    parts: Mapping[str, float]
+    """Named terms, e.g. ``{"accuracy": 1.0, "tool_use": 0.3}``."""
+    correct: bool
+    why: str = ""
+    """How accuracy was decided, in a few words."""
+
+    @property
+    def total(self) -> float:
+        """The scalar the learner sees: the sum of the parts."""
+        return math.fsum(self.parts.values())
+
+
+def transcript(prompt: tuple[Message, ...], turns: Iterable[Turn]) -> tuple[Message, ...]:
+    """Return prompt and turns as chat messages, the way people and chat endpoints read them."""
+    messages = list(prompt)
+    for turn in turns:
+        messages.append(Message("assistant", (Text(turn.text),)))
+        if turn.observation is not None:
+            messages.append(turn.observation.message)
+    return tuple(messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One episode. ``segments`` is the only store of tokens; the rest is read off it."""
+
+    task_id: str
+    rollout: int
+    """Index in its group."""
+    segments: tuple[Segment, ...]
+    prompt: tuple[Message, ...]
+    turns: tuple[Turn, ...]
+    end: EndReason
+    answer: str | None = None
+    """The final answer; None when the episode ended without one."""
+    reward: Reward | None = None
+    error: str = ""
+    """What failed, when ``end`` is FAILED or grading failed."""
+
+    def __post_init__(self) -> None:
+        if self.end is EndReason.FAILED and self.reward is not None:
+            raise ValueError("a failed episode cannot carry a reward")
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """[T] the ids the policy saw and wrote, one placeholder per image."""
+        return tuple(chain.from_iterable(s.token_ids for s in self.segments))
+
+    @property
+    def loss_mask(self) -> tuple[bool, ...]:
+        """[T] True on sampled tokens."""
+        return tuple(chain.from_iterable((s.sampled,) * len(s.token_ids) for s in self.segments))
+
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        """[T] sampling log-probabilities (nats); 0.0 where ``loss_mask`` is False."""
+        return tuple(
+            chain.from_iterable(
+                s.logprobs if s.sampled else (0.0,) * len(s.token_ids) for s in self.segments
+            )
+        )
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """Every image in the context, in token order."""
+        return tuple(chain.from_iterable(s.media for s in self.segments))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The episode as chat messages."""
+        return transcript(self.prompt, self.turns)
+
+    @property
+    def num_sampled_tokens(self) -> int:
+        """Tokens the policy wrote."""
+        return sum(len(s.token_ids) for s in self.segments if s.sampled)
+
+    @property
+    def num_executions(self) -> int:
+        """Code blocks that were run, with or without an error."""
+        return sum(t.execution is not None for t in self.turns)
+
+    @property
+    def num_tool_calls(self) -> int:
+        """Code blocks that ran without an error: what the tool reward counts."""
+        return sum(
+            t.execution is not None and t.execution.status is ExecStatus.OK for t in self.turns
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """G trajectories of one task, and their group-relative advantages once computed."""
+
+    task: Task
+    trajectories: tuple[Trajectory, ...]
+    advantages: tuple[float, ...] | None = None
+    """[G], or None before ``advantages.assign``. None is not the same as zeros."""
+
+    def __post_init__(self) -> None:
+        if any(t.task_id != self.task.id for t in self.trajectories):
+            raise ValueError(f"group of task {self.task.id!r} holds another task's trajectory")
+        if self.advantages is not None and len(self.advantages) != len(self.trajectories):
+            raise ValueError("one advantage per trajectory")
+
+
+def population_std(values: tuple[float, ...]) -> float:
+    """Population standard deviation; 0.0 for fewer than two values."""
+    if len(values) < 2:
+        return 0.0
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A trajectory that survived selection, with the credit the learner will apply."""
+
+    trajectory: Trajectory
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A trajectory that selection left out, and the filter that did it."""
+
+    trajectory: Trajectory
+    reason: str
+    advantage: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Everything one optimizer step may use, and an account of what was left out."""
+
+    samples: tuple[Scored, ...]
+    rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def num_generated(self) -> int:
+        """Trajectories that entered selection: used plus rejected, always."""
+        return len(self.samples) + len(self.rejected)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Filter name -> trajectories it removed."""
+        return dict(Counter(r.reason for r in self.rejected))
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStats:
+    """What one optimizer step did. Written to ``metrics.jsonl`` as it is."""
+
+    step: int
+    loss: float
+    approx_kl: float
+    """Mean of ``ratio - 1 - log ratio`` over sampled tokens (nats)."""
+    clip_fraction: float
+    entropy: float
+    """Mean over sampled tokens (nats)."""
+    grad_norm: float
+    """Before clipping."""
+    num_tokens: int
+    """Sampled tokens that carried gradient."""
+    mismatch: float
+    """Largest |log-probability at sampling - at training| over the batch, before the update."""
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A plain prompt-target example for SFT."""
+
+    parts: tuple[Part, ...]
+    target: str
+    raw: bool = False
+    """True leaves out the chat headers: short sequences, for perception warm-ups."""

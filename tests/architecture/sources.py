@@ -1,0 +1,147 @@
+"""The sources as the architecture tests see them: files, units, layers and imports."""
+
+from __future__ import annotations
+
+import ast
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SRC = ROOT / "src" / "pyvision_rl"
+PACKAGE = "pyvision_rl"
+
+FILES = sorted(SRC.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """Return a file's path inside the package."""
+    return path.relative_to(SRC).as_posix()
+
+
+def unit_of(module: str) -> str:
+    """Return the part of the architecture that a module inside the package belongs to.
+
+    A folder is one unit; ``checks_sandbox`` belongs to ``checks``, as ``runs_codec`` to ``runs``.
+    """
+    first = module.split(".")[0]
+    return {"checks_sandbox": "checks", "runs_codec": "runs"}.get(first, first)
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
+    """Yield the dotted name of everything a file imports, inside functions too.
+
+    ``from a.b import c`` gives ``a.b`` and ``a.b.c``: ``c`` may be a module.
+    """
+    for node in _top_level(tree(path)) if top_level else ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom):
+            module = _absolute(path, node)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def _absolute(path: Path, node: ast.ImportFrom) -> str:
+    """Return the full name of the module that an import names, relative or not."""
+    if not node.level:
+        return node.module or ""
+    folder = (PACKAGE, *path.relative_to(SRC).parts[: -node.level])
+    return ".".join([*folder, *([node.module] if node.module else [])])
+
+
+def child_side() -> list[Path]:
+    """Return the files that run beside model code: the sandbox's worker and what it loads.
+
+    They import each other relatively, which is how they work outside the package too.
+    """
+    relative = [
+        path
+        for path in (SRC / "sandbox").glob("*.py")
+        if any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(tree(path)))
+    ]
+    found = closure([*relative, *(SRC / "sandbox").glob("worker*.py")])
+    return sorted(p for p in found if p.parent.name == "sandbox" and p.name != "__init__.py")
+
+
+def _top_level(module: ast.Module) -> Iterator[ast.AST]:
+    """Yield what runs when the module is imported; not function bodies, not type checking."""
+    waiting: list[ast.AST] = [module]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for child in ast.iter_child_nodes(node):
+            checking = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+            if not checking and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                waiting.append(child)
+
+
+def ours(path: Path) -> Iterator[str]:
+    """Yield the modules inside the package that a file imports, without the package's name."""
+    for name in imports(path):
+        root, _, rest = name.partition(".")
+        if root == PACKAGE and rest and not rest.startswith("__"):
+            yield rest
+
+
+def file_of(module: str) -> Path | None:
+    """Return the file of a module inside the package; None if the name is no module."""
+    path = SRC.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def num_lines(path: Path) -> int:
+    """Return the number of lines of a file."""
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def num_code_lines(path: Path) -> int:
+    """Return the number of lines that hold code: no blank line, comment or docstring."""
+    documented: set[int] = set()
+    for node in ast.walk(tree(path)):
+        for child in getattr(node, "body", []) if not isinstance(node, ast.Lambda) else []:
+            text = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+            if text and isinstance(child.value.value, str):
+                documented.update(range(child.lineno, (child.end_lineno or 0) + 1))
+    silent = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    used: set[int] = set()
+    with path.open(encoding="utf-8") as text_file:
+        for token in tokenize.generate_tokens(text_file.readline):
+            if token.type not in silent:
+                used.update(range(token.start[0], token.end[0] + 1))
+    return len(used - documented)
+
+
+def closure(starts: list[Path]) -> set[Path]:
+    """Return every file of the package that the given files import, directly or not."""
+    seen: set[Path] = set()
+    waiting = list(starts)
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        # Importing a module runs the __init__ of every folder above it.
+        folder = path.parent
+        while folder != SRC.parent:
+            waiting.append(folder / "__init__.py")
+            folder = folder.parent
+        waiting += [found for module in ours(path) if (found := file_of(module)) is not None]
+    return seen

@@ -1,0 +1,71 @@
+"""Size is part of the design: the core path must stay readable in one sitting.
+
+Lines of code are counted, without blank lines, comments and docstrings: the style asks for a
+docstring on everything, and a budget must not reward leaving it out. Both counts are printed.
+"""
+
+from __future__ import annotations
+
+from sources import SRC, child_side, closure, file_of, num_code_lines, num_lines
+
+from pyvision_rl import policy, rewards, sandbox, tasks
+from pyvision_rl.config_file import find_config, load_config
+
+CORE = (
+    "types.py",
+    "prompts.py",
+    "parsing.py",
+    "rendering/qwen_vl.py",
+    "policy/base.py",
+    "policy/local.py",
+    "sandbox/base.py",
+    "sandbox/template.py",
+    "sandbox/worker.py",
+    "rewards/answers.py",
+    "rollout.py",
+    "advantages.py",
+    "selection.py",
+    "models/base.py",
+    "train/batching.py",
+    "train/losses.py",
+    "train/learner.py",
+    "train/rl.py",
+)
+"""The reading order of ``docs/tour.md``."""
+MAX_CORE = 2_500
+MAX_RUN = 6_000
+
+TINY = "tiny_image_rl"
+
+
+def count(what, paths, most, record_property):
+    """Return the lines of code of some files, and print both counts at the end of the run."""
+    code, all_lines = sum(map(num_code_lines, paths)), sum(map(num_lines, paths))
+    record_property(
+        "summary",
+        f"{what}: {code} lines of code (< {most}) in {len(paths)} files; {all_lines} with docs",
+    )
+    return code
+
+
+def test_core_path_is_read_in_one_sitting(record_property):
+    missing = [name for name in CORE if not (SRC / name).exists()]
+    assert not missing, f"core files that are not there: {', '.join(missing)}"
+    assert count("core path", [SRC / name for name in CORE], MAX_CORE, record_property) < MAX_CORE
+
+
+def test_what_a_tiny_rl_run_imports_is_read_in_a_day(record_property):
+    config = load_config(find_config(TINY))
+    assert config.tasks is not None
+    backends = [
+        tasks.TABLE[config.tasks.name],
+        policy.TABLE[config.policy.name],
+        sandbox.TABLE[config.sandbox.name],
+        rewards.TABLE[config.rewards.name],
+    ]
+    files = [file_of(b.partition(":")[0].removeprefix("pyvision_rl.")) for b in backends]
+    # The template process loads the child side by path, so no import shows it.
+    files += [SRC / "train" / "rl.py", *child_side()]
+    used = closure([path for path in files if path is not None])
+    assert None not in files
+    assert count("a tiny RL run", used, MAX_RUN, record_property) < MAX_RUN

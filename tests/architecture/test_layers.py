@@ -1,0 +1,168 @@
+"""A module may import only modules of a lower layer; the tables here are the architecture.
+
+Changing a table changes the architecture: say why in ``docs/decisions``.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from sources import FILES, SRC, child_side, imports, name_of, ours, tree, unit_of
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("types", "errors"),
+    # Each may import those before it.
+    ("config", "registry", "config_file", "media", "images", "models"),
+    # Siblings: never each other.
+    ("prompts", "parsing", "rendering", "tasks", "rewards", "sandbox", "policy"),
+    # Siblings: never each other.
+    ("rollout", "advantages", "selection", "runs"),
+    # Each may import those before it.
+    (
+        "assemble",
+        "collect",
+        "new_model",
+        "evaluate",
+        "probe",
+        "checks",
+        "train",
+        "show",
+        "demo",
+    ),
+    ("cli",),
+)
+ORDERED = {1, 4}
+"""Layers whose modules may import those named before them."""
+
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+
+TORCH = {
+    "policy/local.py",
+    "policy/decoding.py",
+    "policy/kv_cache.py",
+    "policy/sampling.py",
+}
+"""Files outside models/ and train/ that may import torch: the in-process policy."""
+HEAVY = {"torch", "accelerate", "peft", "safetensors"}
+
+MODULES = [p for p in FILES if p != SRC / "__init__.py"]
+
+
+def may_import(unit: str, other: str) -> bool:
+    """Whether a unit may import another."""
+    if unit == other:
+        return True
+    mine, theirs = LAYER[unit], LAYER[other]
+    if mine != theirs:
+        return theirs < mine
+    names = LAYERS[mine]
+    return mine in ORDERED and names.index(other) < names.index(unit)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_down(path):
+    unit = unit_of(path.relative_to(SRC).with_suffix("").as_posix().replace("/", "."))
+    assert unit in LAYER, f"{name_of(path)} has no layer: add it to the table"
+    wrong = sorted({m for m in ours(path) if not may_import(unit, unit_of(m))})
+    assert not wrong, f"{name_of(path)} may not import {', '.join(wrong)}"
+
+
+def test_every_named_module_exists():
+    found = {unit_of(name_of(p).removesuffix(".py").replace("/", ".")) for p in MODULES}
+    assert set(LAYER) == found
+
+
+@pytest.mark.parametrize(
+    ("unit", "other", "allowed"),
+    [
+        ("sandbox", "types", True),
+        ("sandbox", "sandbox", True),
+        ("sandbox", "prompts", False),
+        ("rollout", "sandbox", True),
+        ("rollout", "selection", False),
+        ("types", "config", False),
+        ("evaluate", "assemble", True),
+        ("assemble", "evaluate", False),
+        ("models", "images", True),
+        ("images", "models", False),
+    ],
+)
+def test_the_rule_itself(unit, other, allowed):
+    assert may_import(unit, other) is allowed
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_torch_stays_behind_its_wall(path):
+    name = name_of(path)
+    if name.startswith(("models/", "train/")) or name in TORCH:
+        return
+    roots = {n.partition(".")[0] for n in imports(path)}
+    assert not roots & HEAVY, f"{name} imports {', '.join(sorted(roots & HEAVY))}"
+    top = {n.partition(".")[0] for n in imports(path, top_level=True)}
+    assert "transformers" not in top, f"{name} imports transformers before it is needed"
+    if not name.startswith("rendering/"):
+        assert "transformers" not in roots, f"{name} imports transformers"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_reference_answers_stay_with_those_who_grade(path):
+    name, unit = name_of(path), unit_of(name_of(path).removesuffix(".py").replace("/", "."))
+    names = set(imports(path))
+    if unit not in {"types", "tasks", "rewards", "evaluate", "runs", "__init__"}:
+        assert "pyvision_rl.types.Gold" not in names, f"{name} imports Gold"
+    if unit in {"prompts", "parsing", "rendering", "sandbox", "policy", "models"}:
+        secret = {f"pyvision_rl.types.{n}" for n in ("Task", "Gold", "Group", "Reward")}
+        assert not secret & names, f"{name} sees more of a task than its public half"
+
+
+@pytest.mark.parametrize("path", child_side(), ids=name_of)
+def test_child_side_of_the_sandbox_knows_nothing_of_ours(path):
+    allowed = {f"sandbox.{p.stem}" for p in child_side()}
+    known = {".".join(m.split(".")[:2]) for m in ours(path)} - {"sandbox"}
+    assert not known - allowed, f"{name_of(path)} runs beside hostile code"
+
+
+def test_child_side_begins_at_the_worker():
+    assert SRC / "sandbox" / "worker.py" in child_side()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_are_absolute_but_on_the_child_side(path):
+    if path in child_side():
+        return
+    relative = [n.lineno for n in ast.walk(tree(path)) if isinstance(n, ast.ImportFrom) and n.level]
+    assert not relative
+
+
+def test_core_imports_no_torch():
+    modules = [
+        name_of(p).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        for p in MODULES
+        # The child side runs in a process of its own.
+        if not name_of(p).startswith(("models/", "train/", "demo/"))
+        and name_of(p) not in TORCH
+        and p not in child_side()
+    ]
+    names = [f"pyvision_rl.{module}" for module in modules]
+    code = (
+        f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\n"
+        "heavy = {'torch', 'transformers', 'matplotlib', 'sklearn', 'pyarrow'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_importing_the_package_is_quick():
+    code = (
+        "import time; began = time.perf_counter(); import pyvision_rl; "
+        "print(time.perf_counter() - began)"
+    )
+    # The best of three: another process may be busy.
+    took_s = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(took_s) < 0.3

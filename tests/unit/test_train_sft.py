@@ -1,0 +1,482 @@
+"""SFT draws its data fairly, stops where it should, and resumes with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_models import make_tiny
+
+from pyvision_rl.config import Config
+from pyvision_rl.errors import CheckpointError, ConfigError
+from pyvision_rl.models.load import load_model
+from pyvision_rl.rendering import load_renderer
+from pyvision_rl.runs import RunReader, RunWriter
+from pyvision_rl.train.checkpoints import Checkpoint, latest_checkpoint, step_path
+from pyvision_rl.train.interrupts import Interrupted, StopSignal
+from pyvision_rl.train.sft import SftParts, Wire, run_sft
+from pyvision_rl.train.sft_data import Mixture, TokenWeights, check_stages, load_source
+from pyvision_rl.types import (
+    EndReason,
+    Gold,
+    Reward,
+    Segment,
+    Task,
+    TaskInput,
+    Trajectory,
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_tiny(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = []
+    for digit in range(6):
+        Image.new("RGB", (56, 56), (40 * digit, 0, 255 - 40 * digit)).save(folder / f"{digit}.png")
+        rows.append(
+            {
+                "prompt": "<image> digit:",
+                "images": [f"{digit}.png"],
+                "target": f"{digit}",
+                "raw": True,
+            }
+        )
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A probe that says what it was told to say."""
+
+    window_distance: float
+    tool_share: float = 0.5
+    gain: float = -0.1
+    gain_with_bonus: float = 0.1
+
+
+@dataclass
+class Wiring:
+    """Small parts around a real model: no sandbox, no sampling, no run folder."""
+
+    lines: dict[int, dict[str, Any]] = field(default_factory=dict)
+    distances: Mapping[int, float] = field(default_factory=dict)
+    """Step -> distance of the probe made there."""
+    after_step: Callable[[int], None] = lambda _: None
+    probed: list[int] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self, config: Config, out: Path, start: Checkpoint | None) -> Iterator[SftParts]:
+        path = config.policy.model if start is None else str(start.path)
+        model = load_model(path, device="cpu")
+        steps = {"now": 0 if start is None else start.step}
+
+        def probe() -> Reading:
+            # The probe runs before the step's metrics are written.
+            self.probed.append(steps["now"] + 1)
+            return Reading(self.distances[steps["now"] + 1])
+
+        def metrics(step: int, values: Mapping[str, Any]) -> None:
+            steps["now"] = step
+            self.lines[step] = {k: v for k, v in values.items() if k != "step_s"}
+            self.after_step(step)
+
+        yield SftParts(
+            model=model,
+            renderer=load_renderer(path, model.vision),
+            run_scripts=lambda tasks, count: [],
+            probe=probe,
+            metrics=metrics,
+        )
+
+
+def config_of(source: Path, pairs: Path, *stages: dict[str, Any], **train: Any) -> Config:
+    base = {
+        "name": "s",
+        "steps": 4,
+        "batch_size": 4,
+        "data": [{"kind": "pairs", "path": str(pairs)}],
+    }
+    return Config.model_validate(
+        {
+            "seed": 3,
+            "tasks": {"name": "needle"},
+            "policy": {"model": str(source), "device": "cpu"},
+            "train": {"learning_rate": 0.003, "save_every": 2, **train},
+            "sft": {"stages": [{**base, **stage} for stage in stages or ({},)]},
+        }
+    )
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    module = load_model(str(path), device="cpu").module
+    return {name: p.detach() for name, p in module.named_parameters()}
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_stages_run_in_order_each_with_its_own_rate_and_curve(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    wiring = Wiring()
+    config = config_of(
+        source,
+        pairs,
+        {"name": "first", "steps": 3},
+        {"name": "second", "steps": 2, "learning_rate": 0.001},
+        warmup_steps=2,
+    )
+    result = run_sft(config, tmp_path / "run", wire=wiring)
+    assert result.steps == 5
+    assert [wiring.lines[s]["stage"] for s in range(1, 6)] == ["first"] * 3 + ["second"] * 2
+    assert [wiring.lines[s]["stage_step"] for s in range(1, 6)] == [1, 2, 3, 1, 2]
+    rates = [wiring.lines[s]["learning_rate"] for s in range(1, 6)]
+    assert rates == pytest.approx([0.0015, 0.003, 0.003, 0.0005, 0.001])
+    assert result.model == tmp_path / "run" / "final"
+    assert result.model.resolve() == latest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert result.loss == wiring.lines[5]["loss"]
+    assert weights(result.model)
+
+
+def test_sft_learns_the_pairs(source: Path, pairs: Path, tmp_path: Path) -> None:
+    wiring = Wiring()
+    config = config_of(source, pairs, {"steps": 40, "batch_size": 6}, save_every=100)
+    run_sft(config, tmp_path / "run", wire=wiring)
+    assert wiring.lines[40]["loss"] < 0.3 * wiring.lines[1]["loss"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("at", [3, 4, 5])
+def test_a_stopped_run_goes_on_with_the_same_bits(
+    source: Path, pairs: Path, tmp_path: Path, number: signal.Signals, code: int, at: int
+) -> None:
+    stages = ({"name": "first"}, {"name": "second", "steps": 3})
+    config = config_of(source, pairs, *stages, optimizer="muon", schedule="cosine", warmup_steps=2)
+    whole = Wiring()
+    run_sft(config, tmp_path / "whole", wire=whole)
+
+    def stop(step: int) -> None:
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    lines: list[str] = []
+    halves = Wiring(after_step=stop)
+    with pytest.raises(Interrupted) as caught:
+        run_sft(config, tmp_path / "run", wire=halves, report=lines.append)
+    assert caught.value.code == code
+    assert caught.value.resume == f"pvrl sft --resume {tmp_path / 'run'}"
+    assert caught.value.resume in lines[-1]
+    assert max(halves.lines) == at
+    halves.after_step = lambda _: None
+    result = run_sft(config, tmp_path / "run", resume=tmp_path / "run", wire=halves)
+    assert halves.lines == whole.lines
+    assert result.steps == 7
+    assert_same_weights(tmp_path / "run" / "final", tmp_path / "whole" / "final")
+
+
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    config = config_of(source, pairs, {"steps": 7})
+    whole = Wiring()
+    run_sft(config, tmp_path / "whole", wire=whole)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(step: int) -> None:
+        if step == 5:
+            raise Killed
+
+    killed = Wiring(after_step=kill)
+    with pytest.raises(Killed):
+        run_sft(config, tmp_path / "run", wire=killed)
+    newest = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert newest == step_path(tmp_path / "run" / "checkpoints", 4)
+    resumed = Wiring()
+    run_sft(config, tmp_path / "run", resume=tmp_path / "run", wire=resumed)
+    assert resumed.lines == {step: whole.lines[step] for step in (5, 6, 7)}
+    assert_same_weights(tmp_path / "run" / "final", tmp_path / "whole" / "final")
+
+
+def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    config = config_of(source, pairs, {"steps": 6}, keep_checkpoints=9)
+    out = tmp_path / "run"
+    first = Wiring()
+    run_sft(config, out, wire=first)
+    before = weights(out / "final")
+    again = Wiring()
+    run_sft(config, out, resume=step_path(out / "checkpoints", 2), wire=again)
+    assert again.lines == {step: first.lines[step] for step in (3, 4, 5, 6)}
+    for name, value in weights(out / "final").items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_finished_run_is_not_run_again(source: Path, pairs: Path, tmp_path: Path) -> None:
+    config = config_of(source, pairs)
+    run_sft(config, tmp_path / "run", wire=Wiring())
+    idle = Wiring()
+    result = run_sft(config, tmp_path / "run", resume=tmp_path / "run", wire=idle)
+    assert idle.lines == {}
+    assert (result.steps, result.loss) == (4, None)
+    assert result.model.exists()
+
+
+def test_resuming_with_another_data_mix_is_refused(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    run_sft(config_of(source, pairs), tmp_path / "run", wire=Wiring())
+    other = config_of(source, pairs, {"steps": 9})
+    with pytest.raises(CheckpointError, match="another \\[sft\\] section"):
+        run_sft(other, tmp_path / "run", resume=tmp_path / "run", wire=Wiring())
+
+
+PROBED = {"steps": 8, "stop_when": "probe", "probe_every": 2}
+
+
+def test_a_stage_stops_at_the_first_step_inside_the_window(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    wiring = Wiring(distances={4: 0.3, 6: 0.0})
+    config = config_of(source, pairs, {**PROBED, "min_steps": 3})
+    result = run_sft(config, tmp_path / "run", wire=wiring)
+    assert wiring.probed == [4, 6]
+    assert (result.steps, result.window_distance) == (6, 0.0)
+    assert wiring.lines[6]["probe_distance"] == 0.0
+    assert "probe_distance" not in wiring.lines[5]
+
+
+def test_otherwise_it_keeps_the_weights_that_came_nearest(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    # Steps 4 and 6 tie; the earlier one is kept. Pruning to one checkpoint must spare it.
+    wiring = Wiring(distances={2: 0.3, 4: 0.1, 6: 0.1, 8: 0.2})
+    config = config_of(source, pairs, PROBED, keep_checkpoints=1, save_every=1)
+    kept: dict[str, torch.Tensor] = {}
+
+    def remember(step: int) -> None:
+        if step == 6:
+            kept.update(weights(step_path(tmp_path / "run" / "checkpoints", 4)))
+
+    wiring.after_step = remember
+    lines: list[str] = []
+    result = run_sft(config, tmp_path / "run", wire=wiring, report=lines.append)
+    assert wiring.probed == [2, 4, 6, 8]
+    assert result.window_distance == 0.1
+    assert "kept the weights of step 4" in lines[-1]
+    for name, value in weights(result.model).items():
+        assert torch.equal(value, kept[name]), name
+
+
+def test_the_nearest_weights_are_remembered_across_a_stop(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    distances = {2: 0.1, 4: 0.3, 6: 0.2, 8: 0.2}
+    config = config_of(source, pairs, PROBED, keep_checkpoints=1)
+    run_sft(config, tmp_path / "whole", wire=Wiring(distances=distances))
+
+    def stop(step: int) -> None:
+        if step == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run_sft(config, tmp_path / "run", wire=Wiring(distances=distances, after_step=stop))
+    wire: Wire = Wiring(distances=distances)
+    result = run_sft(config, tmp_path / "run", resume=tmp_path / "run", wire=wire)
+    assert result.window_distance == 0.1
+    assert_same_weights(tmp_path / "run" / "final", tmp_path / "whole" / "final")
+
+
+def test_a_second_signal_is_not_held_back() -> None:
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert (stop.received, stop.exit_code) == (signal.SIGINT, 130)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_the_packages_own_parts_make_a_run_folder(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    config = config_of(source, pairs, {"steps": 2})
+    result = run_sft(config, tmp_path / "run")
+    reader = RunReader(tmp_path / "run")
+    assert reader.info.verb == "sft"
+    assert [line["step"] for line in reader.metrics()] == [1, 2]
+    assert weights(result.model)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    shares=st.lists(st.floats(0.1, 5), min_size=4, max_size=4),
+    batch=st.integers(1, 9),
+    rounds=st.integers(1, 9),
+)
+def test_a_mixture_keeps_its_shares_and_repeats_nothing_within_an_epoch(
+    sizes: list[int], shares: list[float], batch: int, rounds: int
+) -> None:
+    shares = shares[: len(sizes)]
+    mixture = Mixture(sizes, shares, (1, 2))
+    drawn = [pair for _ in range(rounds) for pair in mixture.draw(batch)]
+    for source, size in enumerate(sizes):
+        own = [index for s, index in drawn if s == source]
+        for begin in range(0, len(own), size):
+            epoch = own[begin : begin + size]
+            assert len(set(epoch)) == len(epoch)
+            assert set(epoch) <= set(range(size))
+        fair = shares[source] / sum(shares) * len(drawn)
+        assert abs(len(own) - fair) <= len(sizes)
+    assert mixture.taken == tuple(Counter(s for s, _ in drawn)[s] for s in range(len(sizes)))
+
+
+@given(cut=st.integers(0, 30), seed=st.integers(0, 5))
+def test_a_mixture_goes_on_from_what_was_taken(cut: int, seed: int) -> None:
+    whole = Mixture((5, 3), (2.0, 1.0), (seed,)).draw(30)
+    first = Mixture((5, 3), (2.0, 1.0), (seed,))
+    begun = first.draw(cut)
+    second = Mixture((5, 3), (2.0, 1.0), (seed,))
+    second.taken = first.taken
+    assert begun + second.draw(30 - cut) == whole
+
+
+def test_epochs_and_seeds_are_shuffled_differently() -> None:
+    mixture = Mixture((50,), (1.0,), (0,))
+    orders = [mixture.draw(50), mixture.draw(50), Mixture((50,), (1.0,), (1,)).draw(50)]
+    assert len({tuple(order) for order in orders}) == 3
+    assert [(0, i) for i in range(50)] not in orders
+
+
+def rules(*pairs: tuple[str, float]) -> Any:
+    stage = {
+        "name": "s",
+        "steps": 1,
+        "data": [],
+        "token_weights": [{"pattern": p, "weight": w} for p, w in pairs],
+    }
+    return Config.model_validate({"sft": {"stages": [stage]}}).sft.stages[0].token_weights
+
+
+def test_the_first_pattern_that_matches_a_whole_token_gives_its_weight() -> None:
+    text = {1: "7", 2: "x7", 3: "\n", 4: "word"}
+    table = TokenWeights(
+        rules((r"\d+", 4.0), (r".*\d", 2.0), (r"\s", 3.0)), lambda ids: text[ids[0]], "stage"
+    )
+    segments = (
+        Segment((1, 1), False),
+        Segment((1, 2), True, (0.0, 0.0)),
+        Segment((3, 4), True, (0.0, 0.0)),
+    )
+    assert table.of(segments) == (4.0, 2.0, 3.0, 1.0)
+
+
+def test_a_broken_pattern_names_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"sft\.stages\[0\]\.token_weights\[1\]\.pattern = '\('"):
+        TokenWeights(rules(("a", 1.0), ("(", 1.0)), str, "sft.stages[0]")
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"data": []}, "data is empty"),
+        ({"data": [{"kind": "pairs"}]}, r"data\[0\] needs either tasks"),
+        ({"data": [{"kind": "scripts"}]}, r"data\[0\]\.tasks is missing"),
+        ({"data": [{"kind": "trajectories"}]}, r"data\[0\]\.path is missing"),
+        ({"token_weights": [{"pattern": "(", "weight": 1}]}, "pattern"),
+    ],
+)
+def test_a_stage_that_cannot_run_is_refused_before_work_starts(
+    source: Path, pairs: Path, stage: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_stages(config_of(source, pairs, {}, stage))
+
+
+def test_stopping_by_probe_needs_tasks_to_probe_on(source: Path, pairs: Path) -> None:
+    config = config_of(source, pairs, PROBED).model_copy(update={"tasks": None})
+    with pytest.raises(ConfigError, match="stop_when"):
+        check_stages(config)
+    with pytest.raises(ConfigError, match=re.escape("sft.stages is empty")):
+        check_stages(Config())
+
+
+def recorded(path: Path, *correct: bool, logprobs: bool = True) -> Path:
+    """A run folder with one trajectory per grade."""
+    config = Config.model_validate({"run": {"logprobs": logprobs}})
+    with RunWriter(path, config, verb="rl") as writer:
+        graded: list[Any] = []
+        for i, right in enumerate(correct):
+            segments = (Segment((50, 51), False), Segment((60 + i,), True, (-0.5,)))
+            reward = Reward({"accuracy": float(right)}, right)
+            trajectory = Trajectory(f"t{i}", 0, segments, (), (), EndReason.ANSWERED, "x", reward)
+            graded.append((Task(TaskInput(f"t{i}", "?"), Gold("x")), trajectory, None, None))
+        ungraded = replace(graded[0][1], task_id="u", reward=None)
+        graded.append((Task(TaskInput("u", "?"), Gold("x")), ungraded, None, None))
+        writer.rollouts(1, graded)
+    return path
+
+
+def source_of(path: Path, **more: Any) -> Any:
+    data = {"kind": "trajectories", "path": str(path), **more}
+    stage = {"name": "s", "steps": 1, "data": [data]}
+    return Config.model_validate({"sft": {"stages": [stage]}}).sft.stages[0].data[0]
+
+
+def no_scripts(tasks: Any, count: int | None) -> list[Trajectory]:
+    return []
+
+
+def load(data: Any) -> list[tuple[Segment, ...]]:
+    renderer: Any = None
+    return load_source(data, "sft.stages[0].data[0]", renderer, no_scripts)
+
+
+def test_only_correct_trajectories_of_a_run_are_learnt_from(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run", True, False, True)
+    assert [s[1].token_ids for s in load(source_of(run))] == [(60,), (62,)]
+    assert len(load(source_of(run, count=1))) == 1
+    file = run / "rollouts" / "step_000001.jsonl"
+    assert load(source_of(file)) == load(source_of(run))
+
+
+def test_a_run_without_anything_to_learn_from_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none of 3 trajectories is correct"):
+        load(source_of(recorded(tmp_path / "wrong", False, False)))
+    with pytest.raises(ConfigError, match=r"run\.logprobs"):
+        load(source_of(recorded(tmp_path / "bare", True, logprobs=False)))
+
+
+def test_a_source_without_examples_is_refused() -> None:
+    stage = {"name": "s", "steps": 1, "data": [{"kind": "scripts", "tasks": {"name": "needle"}}]}
+    data = Config.model_validate({"sft": {"stages": [stage]}}).sft.stages[0].data[0]
+    with pytest.raises(
+        ConfigError, match=r"sft\.stages\[0\]\.data\[0\]: the source has no examples"
+    ):
+        load(data)

@@ -27,9 +27,10 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from pyvision_rl.demo.figure import COLORS
+from pyvision_rl.demo.figure import COLORS, STYLE
 from pyvision_rl.demo.report import MODELS, TITLES, markdown
-from pyvision_rl.demo.stages import ARMS, hardware
+from pyvision_rl.demo.stages import ARMS, Plan, hardware
+from pyvision_rl.errors import RunError
 from pyvision_rl.runs import RunReader
 
 CONFIGS = {"rl": "tiny_image_rl", "learn": "tiny_image_learn"}
@@ -96,13 +97,9 @@ def main() -> int:
     text = to_markdown(result)
     options.json.with_suffix(".md").write_text(text)
     if demos:
-        draw(
-            work,
-            list(demos),
-            options.json.with_suffix(".png"),
-            title=f"{config}: "
-            f"{len(demos)} seeds, each with its own cold start; thin lines are seeds",
-        )
+        title = f"{config}: {len(demos)} seeds, each with its own cold start; thin lines are seeds"
+        rows = {seed: row(demo) for seed, demo in demos.items()}
+        draw(work, rows, options.json.with_suffix(".png"), title=title)
     print(text)
     return 0 if all(c["passed"] for c in result["criteria"]) else 1
 
@@ -138,6 +135,7 @@ def run_seeds(
         if failure.exists():
             return failure.read_text()
         if (folder / "demo.json").exists():
+            _check_plan(folder, Plan(seed, config, quick))
             return ""
         print(f"seed {seed}: running", file=sys.stderr, flush=True)
         # One process at a time: the seeds share the cores.
@@ -156,6 +154,12 @@ def run_seeds(
     with ThreadPoolExecutor(jobs) as pool:
         reasons = dict(zip(seeds, pool.map(one, seeds), strict=True))
     return {seed: reason for seed, reason in reasons.items() if reason}
+
+
+def _check_plan(folder: Path, plan: Plan) -> None:
+    found = json.loads((folder / "plan.json").read_text())
+    if found != asdict(plan):
+        raise RunError(f"{folder} holds another demo ({found}); name another --work")
 
 
 def summarize(
@@ -317,39 +321,39 @@ def _number_tables(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def draw(work: Path, seeds: Sequence[int], file: Path, *, title: str) -> None:
+def draw(work: Path, rows: Mapping[int, Row], file: Path, *, title: str) -> None:
     """Draw calls and held-out accuracies over RL steps: every seed thin, the mean thick."""
     panels = (
-        ("tool_calls", "Tool calls per episode (training batch)"),
-        ("eval_accuracy_easy", "Held-out accuracy, easy tasks"),
-        ("eval_accuracy_hard", "Held-out accuracy, hard tasks"),
+        ("tool_calls", "", "Tool calls per episode"),
+        ("eval_accuracy_easy", "easy_start", "Held-out accuracy, easy tasks"),
+        ("eval_accuracy_hard", "hard_start", "Held-out accuracy, hard tasks"),
     )
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.9), dpi=150, facecolor="white")
         axes = figure.subplots(1, 3)
-        runs = {
-            arm: [RunReader(work / f"seed-{s}" / f"rl-{arm}").metrics() for s in seeds]
-            for arm in ARMS
-        }
-        for panel, (key, name) in zip(axes, panels, strict=True):
+        for panel, (key, start, name) in zip(axes, panels, strict=True):
             for arm in ARMS:
-                _draw_arm(panel, runs[arm], key, arm)
-            panel.set_title(name, loc="left", fontsize=11, fontweight="bold", pad=10)
-            panel.set_xlabel("RL step")
-            panel.set_ylim(0, None if key == "tool_calls" else 1.02)
-            panel.grid(axis="y", color="#e6e6e6")
-        axes[0].legend(frameon=False, labelcolor="linecolor", loc="upper left")
-        axes[0].set_ylim(0, axes[0].get_ylim()[1] * 1.2)
-        figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=10, color="#555555")
+                runs = {s: RunReader(work / f"seed-{s}" / f"rl-{arm}").metrics() for s in rows}
+                starts = {s: {0: row[start]} if start else {} for s, row in rows.items()}
+                _draw_arm(panel, [starts[s] | _curve(runs[s], key) for s in rows], arm)
+            panel.set_title(name)
+            panel.set_xlabel("RL step", color="#555555")
+            panel.set_ylim(0, 1.02 if start else 1.3 * panel.get_ylim()[1])
+            panel.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes[0].legend(frameon=False, labelcolor="linecolor", loc="upper left", handlelength=1.2)
+        figure.suptitle(title, x=0.012, y=0.965, ha="left", fontsize=10, color="#555555")
         figure.subplots_adjust(left=0.045, right=0.985, top=0.8, bottom=0.14, wspace=0.16)
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file)
 
 
-def _draw_arm(panel: Any, runs: Sequence[Sequence[Mapping[str, Any]]], key: str, arm: str) -> None:
+def _curve(run: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
     # A training batch is sampled before its step's update, an evaluation after it.
     shift = 1 if key == "tool_calls" else 0
-    curves = [{line["step"] - shift: line[key] for line in run if key in line} for run in runs]
+    return {line["step"] - shift: line[key] for line in run if key in line}
+
+
+def _draw_arm(panel: Any, curves: Sequence[Mapping[int, float]], arm: str) -> None:
     for curve in curves:
         panel.plot(list(curve), list(curve.values()), color=COLORS[arm], alpha=0.3, linewidth=1)
     common = sorted(set.intersection(*(set(curve) for curve in curves)))

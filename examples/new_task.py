@@ -1,7 +1,7 @@
 """Your own task set: a class with a length and an index, named in the config by its dotted path.
 
-``python examples/new_task.py`` runs the scripts of three tasks in the sandbox and grades them.
-With this folder on PYTHONPATH, ``pvrl`` takes the class too: ``--set tasks.name=new_task:Counting``.
+``python examples/new_task.py`` plays the scripts of three tasks in the sandbox and grades them.
+``PYTHONPATH=examples pvrl check tasks CONFIG --set tasks.name=new_task:Counting`` checks the set.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import tomllib
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from pyvision_rl.collect import collect_scripts
 from pyvision_rl.config import Config, TasksConfig
@@ -18,25 +18,19 @@ from pyvision_rl.media import image_media
 from pyvision_rl.registry import parse_options
 from pyvision_rl.types import Gold, Task, TaskInput
 
-CONFIG = """
-[tasks]
-name = "new_task:Counting"
-limit = 3
-options = { seed = 1, most = 9 }
-"""
-CODE = "red = (np.asarray(image_clue_0) == (200, 0, 0)).all(-1)\nprint(red.sum() / 256)"
+CONFIG = 'tasks = { name = "new_task:Counting", limit = 3, options = { most = 9 } }'
+CODE = "red = (np.asarray(image_clue_0) == (200, 0, 0)).all(-1)\nprint(red.sum() // 256)"
 
 
-class Options(BaseModel):
+class Options(BaseModel, extra="forbid"):
     """What ``[tasks.options]`` may hold; any other key is an error that names the nearest one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     seed: int = 0
     most: int = Field(6, gt=0, le=16)
 
 
 class Counting:
-    """How many red squares of 16 x 16 pixels are there?"""
+    """How many red squares of 16 x 16 pixels are there? A task depends on its index alone."""
 
     def __init__(self, config: TasksConfig) -> None:
         self.options = parse_options(Options, config.options, "tasks.options")
@@ -46,22 +40,20 @@ class Counting:
 
     def __getitem__(self, index: int) -> Task:
         rng = np.random.default_rng([self.options.seed, index])
-        image = Image.new("RGB", (112, 112), "white")
         cells = rng.permutation(16)[: rng.integers(1, self.options.most + 1)]
-        for row, column in zip(*np.divmod(cells * 28, 112), strict=True):
-            box = (column, row * 28, column + 15, row * 28 + 15)
-            ImageDraw.Draw(image).rectangle(box, fill=(200, 0, 0))
-        question = TaskInput(f"counting-{index}", "How many red squares?", (image_media(image),))
-        return Task(question, Gold(str(len(cells)), "integer"))
+        picture = Image.new("RGB", (112, 112), "white")
+        for x, y in (28 * np.stack([cells % 4, cells // 4], axis=1)).tolist():
+            ImageDraw.Draw(picture).rectangle((x, y, x + 15, y + 15), fill=(200, 0, 0))
+        shown = TaskInput(f"counting-{index}", "How many red squares?", (image_media(picture),))
+        return Task(shown, Gold(str(len(cells)), "integer"))
 
     def script(self, index: int) -> tuple[str, ...]:
-        """Return turns that solve the task: optional, used by SFT and scripted rollouts."""
-        answer = self[index].gold.answer
-        return (f"<code>\n```python\n{CODE}\n```\n</code>", f"<answer>\\boxed{{{answer}}}</answer>")
+        """Return turns that solve the task. Optional: for SFT and scripted rollouts."""
+        answer = f"<answer>\n\\boxed{{{self[index].gold.answer}}}\n</answer>"
+        return f"<code>\n```python\n{CODE}\n```\n</code>", answer
 
 
 if __name__ == "__main__":
     config = Config.model_validate(tomllib.loads(CONFIG))
     for done in collect_scripts(config, config.tasks):
-        print(done.task_id, "code printed", done.turns[0].execution.output.strip(), end=", ")
-        print("answer", done.answer, dict(done.reward.parts))
+        print(done.task_id, done.turns[0].execution.output.strip(), done.answer, done.reward)

@@ -78,7 +78,10 @@ def main() -> None:
     (HERE / "images").mkdir(exist_ok=True)
     for value in range(8):
         digit(value).save(HERE / "images" / f"digit_{value}.png", optimize=True)
-    both = ({("red", "circle"): 3, ("blue", "square"): 3}, {("green", "circle"): 5, ("blue", "square"): 2})
+    both = (
+        {("red", "circle"): 3, ("blue", "square"): 3},
+        {("green", "circle"): 5, ("blue", "square"): 2},
+    )
     for number, counts in enumerate(both):
         shapes(number, counts).save(HERE / "images" / f"shapes_{number}.png", optimize=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows())

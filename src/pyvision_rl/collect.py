@@ -79,8 +79,10 @@ def run_rollout(config: Config, out: Path, report: Callable[[str], None] = lambd
     scripts: dict[str, tuple[str, ...]] | None = None
     if config.policy.name == "scripted":
         scripts = {}
-    writer = RunWriter(out, config, verb="rollout")
-    with assemble(config, scripts=scripts) as assembly:
+    with (
+        assemble(config, scripts=scripts) as assembly,
+        RunWriter(out, config, verb="rollout") as writer,
+    ):
         for step, chunk in enumerate(chunks(total), 1):
             drawn = _draw(tasks, chunk, scripts, config.tasks.name if config.tasks else "")
             seed = derive_seed(config.seed, "rollout", chunk.start)

@@ -167,8 +167,10 @@ def run_eval(
     tasks, total = held_out(config)
     pieces = chunks(total)
     done = len(RunReader(resume).steps()) if resume else 0
-    writer = RunWriter(out, config, verb="eval", resume_step=done if resume else None)
-    with assemble(config) as assembly:
+    with (
+        assemble(config) as assembly,
+        RunWriter(out, config, verb="eval", resume_step=done if resume else None) as writer,
+    ):
         for step, chunk in enumerate(pieces, 1):
             if step <= done:
                 continue

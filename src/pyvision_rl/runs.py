@@ -21,7 +21,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,35 +29,26 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias
 
 from pyvision_rl.config import Config
+from pyvision_rl.config_file import SCHEMA, resolved
 from pyvision_rl.errors import RunError
 from pyvision_rl.media import saved_media, write_png
-from pyvision_rl.runs_codec import SavedRollout, decode, encode, media_of, number
+from pyvision_rl.runs_codec import (
+    RunInfo,
+    SavedRollout,
+    decode,
+    decode_info,
+    encode,
+    encode_info,
+    media_of,
+    number,
+)
 from pyvision_rl.types import Batch, Group, Media, Task, Trajectory
-
-SCHEMA = 1
-"""Version of the folder's layout. A reader refuses newer ones."""
 
 Graded: TypeAlias = Group | SavedRollout | tuple[Task, Trajectory, float | None, str | None]
 """A group, a record, or (task, trajectory, advantage, reason it was left out)."""
 
 _PACKAGES = ("pyvision-rl", "torch", "transformers", "numpy", "pillow")
 _TEMPORARY = ".part"
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """What ``run.json`` holds."""
-
-    verb: str
-    config: Mapping[str, Any]
-    """The resolved config as JSON values; ``config_file.load_config`` reads it from the file."""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    created: str = ""
-    """ISO 8601, UTC."""
-    command: str = ""
-    resumed: tuple[Mapping[str, Any], ...] = ()
-    """One entry per resume: step, created, command."""
-    schema: int = SCHEMA
 
 
 class RunWriter:
@@ -86,7 +77,7 @@ class RunWriter:
         """
         self.path = Path(path)
         self._config = config
-        command = shlex.join(["pvrl", *sys.argv[1:]]) if command is None else command
+        command = _command() if command is None else command
         created = datetime.now(UTC).isoformat(timespec="seconds")
         if resume_step is None:
             _refuse_foreign(self.path)
@@ -96,10 +87,10 @@ class RunWriter:
             _cut(self.path, resume_step)
             again = {"step": resume_step, "created": created, "command": command}
             info = replace(info, resumed=(*info.resumed, again))
-        info = replace(info, config=config.model_dump(mode="json"), versions=_versions())
+        info = replace(info, config=resolved(config), versions=_versions())
         for folder in ("", "rollouts", "media", "checkpoints"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
-        _replace(self.path / "run.json", [json.dumps(_info_json(info), indent=1)])
+        _replace(self.path / "run.json", [json.dumps(encode_info(info, SCHEMA), indent=1)])
         self._metrics: BinaryIO = (self.path / "metrics.jsonl").open("ab", buffering=0)
         self._events: BinaryIO = (self.path / "events.jsonl").open("ab", buffering=0)
 
@@ -270,15 +261,7 @@ def read_info(path: Path) -> RunInfo:
                 f"{file} has schema {schema}; this version reads schemas up to {SCHEMA}: "
                 "read it with the version that wrote it, named under 'versions'"
             )
-        return RunInfo(
-            verb=values["verb"],
-            config=values["config"],
-            versions=values.get("versions", {}),
-            created=values.get("created", ""),
-            command=values.get("command", ""),
-            resumed=tuple(values.get("resumed", ())),
-            schema=schema,
-        )
+        return decode_info(values)
     except OSError as error:
         raise RunError(f"{path} is no run folder: cannot read {file.name} ({error})") from error
     except (KeyError, TypeError, ValueError) as error:
@@ -307,16 +290,11 @@ def _selected(graded: Sequence[Graded], batch: Batch) -> list[SavedRollout]:
     return sorted(saved, key=lambda s: (order[s.task.id], s.trajectory.rollout))
 
 
-def _info_json(info: RunInfo) -> dict[str, Any]:
-    return {
-        "schema": info.schema,
-        "verb": info.verb,
-        "created": info.created,
-        "command": info.command,
-        "versions": dict(info.versions),
-        "resumed": list(info.resumed),
-        "config": info.config,
-    }
+def _command() -> str:
+    """Return this process's command line, without the path of the program."""
+    program = Path(sys.argv[0])
+    name = "pvrl" if program.match("pyvision_rl/cli/*.py") else program.name
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def _versions() -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Trajectories as JSON and back: one line of ``rollouts/step_*.jsonl``.
+"""Records as JSON and back: a line of ``rollouts/step_*.jsonl``, and ``run.json``.
 
-In: a ``SavedRollout`` (task, trajectory, and what selection made of it). Out: a JSON object, and
-from it an equal ``SavedRollout``. Pixels are not in it: an image is named by its content hash and
-its file lies in the run's ``media/`` folder. Does not touch files: ``runs`` does.
+In: a ``SavedRollout`` (task, trajectory, and what selection made of it) or a ``RunInfo``. Out: a
+JSON object, and from it an equal record. Pixels are not in it: an image is named by its content
+hash and its file lies in the run's ``media/`` folder. Does not touch files: ``runs`` does.
 
 Numbers that are not finite are written as "nan", "inf" and "-inf", so that every line is JSON.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from pyvision_rl.types import (
@@ -58,6 +58,41 @@ class SavedRollout:
     def kept(self) -> bool:
         """True when no filter left it out."""
         return self.reason is None
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What ``run.json`` holds."""
+
+    verb: str
+    config: Mapping[str, Any]
+    """The resolved config as JSON values; ``config_file.load_config`` reads it from the file."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    """ISO 8601, UTC."""
+    command: str = ""
+    resumed: tuple[Mapping[str, Any], ...] = ()
+    """One entry per resume: step, created, command."""
+
+
+def encode_info(info: RunInfo, schema: int) -> Json:
+    """Return the record as JSON values, with the version of the folder's layout."""
+    values = {name: getattr(info, name) for name in _INFO}
+    return {"schema": schema, "verb": info.verb, **values, "config": info.config}
+
+
+def decode_info(values: Json) -> RunInfo:
+    """Return the record that ``encode_info`` was given; fields that are missing are empty.
+
+    Raises:
+        KeyError, TypeError: The values were not written by ``encode_info``.
+    """
+    known = {name: values[name] for name in _INFO if name in values}
+    known["resumed"] = tuple(known.get("resumed", ()))
+    return RunInfo(values["verb"], values["config"], **known)
+
+
+_INFO = ("created", "command", "versions", "resumed")
 
 
 def media_of(saved: SavedRollout) -> Iterator[Media]:

@@ -8,10 +8,12 @@ Images are named by size and file; ``demo`` and ``viewer`` show them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +105,25 @@ def _summary(reader: RunReader) -> RenderableType:
     parts: list[RenderableType] = [_fields(fields)]
     if metrics:
         parts += [_heading(f"metrics ({len(metrics)} lines)", "cyan"), _metrics_table(metrics)]
+    parts += _result(reader.path / "result.json")
     notes = [f"{e.get('name')}: {e.get('text')}" for e in reader.events()] + reader.problems
     parts += [_text(note, "yellow") for note in notes]
     return Group(*parts)
+
+
+def _result(file: Path) -> list[RenderableType]:
+    """Return what an evaluation found, if this is one: a row per number, a column per category."""
+    if not file.exists():
+        return []
+    result = json.loads(file.read_bytes())
+    columns = {"all": result["overall"], **result["categories"]}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for name in columns:
+        table.add_column(_text(name), justify="right")
+    for name in result["overall"]:
+        table.add_row(name, *(_text(_value(numbers[name])) for numbers in columns.values()))
+    return [_heading("result", "cyan"), table]
 
 
 def _metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
@@ -124,24 +142,38 @@ def _metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _step_table(reader: RunReader, step: int) -> RenderableType:
+    """Return one table per task: what its rollouts did, and what became of them."""
     saved = list(reader.trajectories(step))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("task", "category", "rollout", "calls", "end", "answer", "reference"):
-        table.add_column(name)
-    table.add_column("reward", justify="right")
-    table.add_column("advantage", justify="right")
-    table.add_column("kept")
-    for s in saved:
+    parts: list[RenderableType] = [_text(f"step {step}: {_count(saved)}", "bold")]
+    for task_id, members in groupby(saved, key=lambda s: s.task.id):
+        group = list(members)
+        task = group[0].task
+        what = f"  {task.input.category}, reference {task.gold.answer}"
+        parts.append(_text(f"\n{task_id}", "cyan").append(sanitize(what), "dim"))
+        parts.append(_indent(_group_table(group)))
+    return Group(*parts)
+
+
+def _group_table(group: Sequence[SavedRollout]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, width, side in (
+        *(("rollout", 7, "right"), ("calls", 5, "right"), ("end", 11, "left")),
+        *(("answer", 12, "left"), ("reward", 7, "right"), ("advantage", 9, "right")),
+        ("kept", 10, "left"),
+    ):
+        justify: Any = side
+        table.add_column(name, min_width=width, justify=justify, overflow="fold")
+    for s in group:
         t = s.trajectory
         row = (
-            *(s.task.id, s.task.input.category, str(t.rollout), str(t.num_tool_calls), t.end.value),
-            *("-" if t.answer is None else t.answer, s.task.gold.answer),
+            *(str(t.rollout), str(t.num_tool_calls), t.end.value),
+            "-" if t.answer is None else t.answer,
             "-" if t.reward is None else _value(t.reward.total),
             "-" if s.advantage is None else f"{s.advantage:+.3f}",
             s.reason or "yes",
         )
         table.add_row(*(_text(cell) for cell in row), style="" if s.kept else "dim")
-    return Group(_text(f"step {step}: {_count(saved)}"), table)
+    return table
 
 
 def _choose(

@@ -83,9 +83,9 @@ def _top_level(module: ast.Module) -> Iterator[ast.AST]:
                 waiting.append(child)
 
 
-def ours(path: Path) -> Iterator[str]:
+def ours(path: Path, *, top_level: bool = False) -> Iterator[str]:
     """Yield the modules inside the package that a file imports, without the package's name."""
-    for name in imports(path):
+    for name in imports(path, top_level=top_level):
         root, _, rest = name.partition(".")
         if root == PACKAGE and rest and not rest.startswith("__"):
             yield rest
@@ -109,7 +109,8 @@ def num_code_lines(path: Path) -> int:
     """Return the number of lines that hold code: no blank line, comment or docstring."""
     documented: set[int] = set()
     for node in ast.walk(tree(path)):
-        for child in getattr(node, "body", []) if not isinstance(node, ast.Lambda) else []:
+        body = getattr(node, "body", None)  # a lambda's is an expression
+        for child in body if isinstance(body, list) else ():
             text = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
             if text and isinstance(child.value.value, str):
                 documented.update(range(child.lineno, (child.end_lineno or 0) + 1))
@@ -129,8 +130,11 @@ def num_code_lines(path: Path) -> int:
     return len(used - documented)
 
 
-def closure(starts: list[Path]) -> set[Path]:
-    """Return every file of the package that the given files import, directly or not."""
+def closure(starts: list[Path], *, top_level: bool = False) -> set[Path]:
+    """Return every file of the package that the given files import, directly or not.
+
+    ``top_level`` leaves out what is imported inside functions: what only some runs need.
+    """
     seen: set[Path] = set()
     waiting = list(starts)
     while waiting:
@@ -143,5 +147,6 @@ def closure(starts: list[Path]) -> set[Path]:
         while folder != SRC.parent:
             waiting.append(folder / "__init__.py")
             folder = folder.parent
-        waiting += [found for module in ours(path) if (found := file_of(module)) is not None]
+        named = [file_of(module) for module in ours(path, top_level=top_level)]
+        waiting += [found for found in named if found is not None]
     return seen

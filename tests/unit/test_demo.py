@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.demo import parse_seeds, summarize, to_markdown
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
+from benchmarks.demo import draw, parse_seeds, run_seeds, summarize, to_markdown
 from pyvision_rl.config import Config
 from pyvision_rl.config_file import find_config, load_config
 from pyvision_rl.demo import figure, page, report
@@ -87,6 +87,10 @@ def test_the_sentence_follows_the_numbers() -> None:
     assert "mostly taught" in said(DROPPED, TAUGHT)
     assert "no clear change" in said(DROPPED, replace(KEPT, hard=Measured(0.18, 0.03)))
     assert "used the tool less" in said(replace(DROPPED, calls=0.3), KEPT)
+    never = replace(START, calls=0.0)
+    text = sentence({"start": never, "plain": never, "tool_reward": never})
+    assert "Both arms never used the tool" in text
+    assert "no skill to keep" in text
     both = made(1.0, 0.5, 0.6, 0.7)
     assert "did both" in said(DROPPED, both)
 
@@ -98,7 +102,7 @@ def test_the_sentence_follows_the_numbers() -> None:
         (0.5, 0.2, "used less"),
         (0.5, 0.5, "kept"),
         (0.5, 0.7, "used more"),
-        (0.0, 0.0, "kept"),
+        (0.0, 0.0, "not used"),
         (0.0, 0.5, "used more"),
     ],
 )
@@ -330,7 +334,7 @@ class Script(Command):
 
 
 def script(folder: Path, name: str, code: str) -> Script:
-    return Script(name, "rl", "tiny", folder / name, (), code)
+    return Script(name, (), "tiny", folder / name, code=code)
 
 
 def quiet() -> Console:
@@ -414,10 +418,10 @@ def test_every_command_of_the_plan_is_a_valid_config(tmp_path: Path, quick: bool
     assert paid.rewards.tool_use_per_call == config.rewards.tool_use_per_call > 0
     # Nothing else differs between the arms.
     assert plain.model_copy(update={"rewards": paid.rewards}) == paid
-    assert len([n for n in commands if n.startswith("eval-")]) == 9
-    assert loaded["eval-plain-tool"].eval.forced_start == config.probe.tool_start
-    assert loaded["eval-plain-free"].eval.forced_start == ""
-    assert loaded["eval-plain-free"].policy.model == str(tmp_path / "rl-plain/final")
+    assert loaded["eval-plain"].policy.model == str(tmp_path / "rl-plain/final")
+    assert loaded["eval-plain"].eval == loaded["eval-start"].eval
+    starts = ("--start", "free=", "--start", "tool=<code>", "--start", "direct=<answer>")
+    assert commands["eval-plain"].more == starts
     assert plan[0][0] == "new model"
     assert len({c.out for c in commands.values()}) == len(commands)
 
@@ -452,6 +456,17 @@ def test_seeds_are_read(text: str, seeds: tuple[int, ...]) -> None:
 def test_wrong_seeds_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         parse_seeds(text)
+
+
+def test_finished_seeds_are_not_run_again_and_failed_ones_not_retried(tmp_path: Path) -> None:
+    done = tmp_path / "seed-1"
+    done.mkdir()
+    (done / "plan.json").write_text(json.dumps(asdict(Plan(1, "tiny_image_rl"))))
+    (done / "demo.json").write_text("{}")
+    (tmp_path / "seed-2.failed.txt").write_text("out of memory")
+    assert run_seeds((1, 2), tmp_path, "tiny_image_rl", jobs=1) == {2: "out of memory"}
+    with pytest.raises(RunError, match="another demo"):
+        run_seeds((1,), tmp_path, "tiny_image_learn", jobs=1)
 
 
 def demo(paid: Outcome = KEPT, plain: Outcome = DROPPED) -> dict[str, Any]:
@@ -524,6 +539,17 @@ def test_spreads_are_sample_statistics_over_seeds() -> None:
     assert calls["sd"] == pytest.approx(1)
     assert calls["se"] == pytest.approx(1 / 3**0.5)
     assert (calls["low"], calls["high"], calls["num_seeds"]) == (1, 3, 3)
+
+
+def test_the_benchmark_figure_is_drawn_from_the_run_folders(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for arm in ("plain", "tool_reward"):
+            with RunWriter(tmp_path / f"seed-{seed}/rl-{arm}", Config(), "rl") as run:
+                run.metrics(1, {"tool_calls": 0.5 + seed, "eval_accuracy_hard": 0.2})
+    starts = {"hard_start": 0.1, "easy_start": 0.8}
+    draw(tmp_path, {0: starts, 1: starts}, tmp_path / "f.png", title="t")
+    with Image.open(tmp_path / "f.png") as picture:
+        assert picture.size == (1800, 585)
 
 
 @pytest.mark.slow

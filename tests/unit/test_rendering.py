@@ -10,14 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.chat_tokenizers import (
-    COARSE,
-    CONTROL,
-    FINE,
-    WITH_DEFAULT_SYSTEM,
-    WITHOUT_DEFAULT_SYSTEM,
-    make_tokenizer,
-)
 from tokenizers import AddedToken, normalizers
 
 from pyvision_rl.errors import ConfigError, RenderError
@@ -34,6 +26,14 @@ from pyvision_rl.types import (
     Segment,
     StopReason,
     Text,
+)
+from tests.chat_tokenizers import (
+    COARSE,
+    CONTROL,
+    FINE,
+    WITH_DEFAULT_SYSTEM,
+    WITHOUT_DEFAULT_SYSTEM,
+    make_tokenizer,
 )
 
 VISION = VisionSpec(min_pixels=784, max_pixels=12_544)

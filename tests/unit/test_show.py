@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.console import Console, RenderableType
 
 from pyvision_rl.config import Config
 from pyvision_rl.errors import RunError
+from pyvision_rl.evaluate import result_of
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.show import render_rollout, render_run, sanitize
@@ -154,6 +156,15 @@ def test_the_summary_says_what_the_run_is(run: Path) -> None:
         assert piece in shown, piece
 
 
+def test_the_summary_of_an_evaluation_shows_its_result(run: Path) -> None:
+    saved = episode()
+    result = result_of([(saved.task.id, saved.task.input.category, saved.trajectory)])
+    (run / "result.json").write_text(json.dumps(result.to_json()))
+    shown = printed(render_run(run))
+    for piece in ("accuracy_se", "tool_calls", "hard", "all"):
+        assert piece in shown, piece
+
+
 def test_a_cut_line_is_mentioned(run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as out:
         out.write('{"step": 4, "rew')
@@ -162,7 +173,8 @@ def test_a_cut_line_is_mentioned(run: Path) -> None:
 
 def test_a_step_lists_every_trajectory_with_its_fate(run: Path) -> None:
     shown = printed(render_run(run, step=2))
-    assert shown.count("needle-7") == 2
+    assert shown.count("needle-7  hard, reference 7") == 1
+    assert shown.count("answered") == 2
     assert "surplus" in shown
     assert "+0.375" in shown
 

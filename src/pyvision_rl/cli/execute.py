@@ -94,7 +94,11 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             if debug:
                 raise
-            complain(_message(error))
+            if isinstance(error, ModuleNotFoundError):
+                error = missing(error, "this command")
+            ours = isinstance(error, PVRLError)
+            unexpected = f"{type(error).__name__}: {error} (--debug shows where)"
+            complain(str(error) if ours else unexpected)
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
 
     return run
@@ -172,14 +176,6 @@ def _prepare(*, debug: bool) -> None:
     # At the end: a file here must not shadow an installed package.
     if here not in sys.path:
         sys.path.append(here)
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, PVRLError):
-        return str(error)
-    if isinstance(error, ModuleNotFoundError):
-        return str(missing(error, "this command"))
-    return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _source(options: Options) -> Path:

@@ -18,6 +18,9 @@ from rich.text import Text
 from pyvision_rl.demo.stages import RL_CONFIG, Plan, run_demo
 from pyvision_rl.errors import ConfigError, PVRLError
 
+_WIDTH = 110
+"""Columns when the output is no terminal."""
+
 
 def main() -> int:
     """Run the demo and show what happened."""
@@ -34,6 +37,8 @@ def main() -> int:
     options = parser.parse_args()
     out = options.out or Path("runs") / f"demo-seed{options.seed}"
     console, errors = Console(), Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
     plan = Plan(options.seed, options.rl_config, options.quick)
     console.print(f"demo, seed {plan.seed}, in {out}", highlight=False)
     try:
@@ -51,7 +56,7 @@ def main() -> int:
 def _show(console: Console, result: dict[str, Any]) -> None:
     table = Table(title="held-out tasks (± standard error over tasks)", title_justify="left")
     for index, name in enumerate(result["table"]["head"]):
-        table.add_column(name, justify="right" if index else "left")
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for row in result["table"]["rows"]:
         table.add_row(*row)
     console.print()

@@ -12,12 +12,13 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pyvision_rl.demo.report import TITLES, Outcome
 
 COLORS = {"plain": "#d1495b", "tool_reward": "#00798c"}
 _GREY = "#777777"
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,
@@ -30,6 +31,7 @@ _STYLE: Any = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
 }
+"""Of this figure and the benchmark's."""
 
 
 def draw(
@@ -47,7 +49,7 @@ def draw(
         file: The PNG to write.
         title: A line above the panels.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.9), dpi=150, facecolor="white")
         calls, easy, hard = figure.subplots(1, 3)
         _calls_panel(calls, runs)
@@ -57,7 +59,8 @@ def draw(
             axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             axes.set_axisbelow(True)
             axes.set_xlabel("RL step", color="#555555")
-        figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=10, color="#555555")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.suptitle(title, x=0.012, y=0.965, ha="left", fontsize=10, color="#555555")
         figure.subplots_adjust(left=0.045, right=0.985, top=0.8, bottom=0.14, wspace=0.16)
         figure.savefig(file)
 
@@ -98,7 +101,7 @@ def _accuracy_panel(
         axes.errorbar(end, last.value, last.se, color=COLORS[arm], capsize=3, linewidth=1.4)
     axes.axhline(forced.value, color=_GREY, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
     # On the side of the line where the curves do not begin.
-    above = forced.value > start.value
+    above = forced.value > start.value or forced.value < 0.1
     axes.annotate(
         "start, forced to look",
         (0, forced.value),

@@ -181,8 +181,7 @@ def _turn(index: int, turn: Turn, first: int) -> dict[str, object]:
     return {
         "number": index + 1,
         "before": sanitize(before.strip()),
-        # Pygments escapes what it colours.
-        "code": Markup(highlight(sanitize(code).strip("\n"), PythonLexer(), _FORMATTER)),
+        "code": _colored(code) if code else "",
         "after": sanitize(after.strip()),
         "tokens": turn.num_tokens,
         "ran": execution is not None,
@@ -193,6 +192,11 @@ def _turn(index: int, turn: Turn, first: int) -> dict[str, object]:
         "error": "" if execution is None else sanitize(execution.error.rstrip()),
         "pictures": pictures,
     }
+
+
+def _colored(code: str) -> Markup:
+    # Pygments escapes what it colours.
+    return Markup(highlight(sanitize(code).strip("\n"), PythonLexer(), _FORMATTER).rstrip("\n"))
 
 
 def _picture(media: Media, max_pixels: int | None = None) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Verbs of ``pvrl`` as child processes: in stages, some at a time, timed and measured.
+"""Commands as child processes: in stages, some at a time, timed and measured.
 
 In: commands. Out: run folders and logs that they wrote, and each stage's seconds and peak memory.
 A finished stage is noted in the folder and not run again; an unfinished one starts afresh.
@@ -31,20 +31,23 @@ _SHOWN_LOG_LINES = 15
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One verb on one config."""
+    """One Python module run on one config."""
 
     name: str
     """Names the log."""
-    verb: str
+    module: tuple[str, ...]
+    """The module, and the words that come before the config."""
     config: str
     out: Path
     overrides: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+    """Further words."""
 
     def argv(self) -> list[str]:
         """Return the words of the command line."""
         sets = [word for override in self.overrides for word in ("--set", override)]
-        module = [sys.executable, "-m", "pyvision_rl.cli.main"]
-        return [*module, self.verb, self.config, *sets, "--out", str(self.out), "--json"]
+        words = [sys.executable, "-m", *self.module, self.config, *sets, *self.more]
+        return [*words, "--out", str(self.out)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Runner:
         self._jobs = jobs
         self._console = console
         self._children: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+        self._stopped = False
 
     def run(self, name: str, commands: Sequence[Command]) -> None:
         """Run the commands of a stage, ``jobs`` at a time.
@@ -101,6 +106,7 @@ class Runner:
 
     def _run_all(self, name: str, commands: Sequence[Command]) -> None:
         (self.folder / "logs").mkdir(exist_ok=True)
+        self._stopped = False
         with ThreadPoolExecutor(self._jobs) as pool:
             waiting: list[Future[None]] = [pool.submit(self._run_one, c) for c in commands]
             try:
@@ -113,8 +119,10 @@ class Runner:
                 # Also on Ctrl-C: no command of ours outlives us.
                 for future in waiting:
                     future.cancel()
-                for child in self._children:
-                    child.terminate()
+                with self._lock:
+                    self._stopped = True
+                    for child in self._children:
+                        child.terminate()
                 raise
             finally:
                 self._children.clear()
@@ -127,10 +135,17 @@ class Runner:
         # many cores there are.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         with log.open("wb") as out:
-            child = subprocess.Popen(
-                command.argv(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
-            )
-            self._children.append(child)
+            with self._lock:
+                if self._stopped:
+                    return
+                child = subprocess.Popen(
+                    command.argv(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    env=environment,
+                )
+                self._children.append(child)
             code = child.wait()
         if code:
             end = "\n".join(_last_lines(log, _SHOWN_LOG_LINES))

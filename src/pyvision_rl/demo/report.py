@@ -19,6 +19,8 @@ MODELS = ("start", "plain", "tool_reward")
 MODES = ("free", "tool", "direct")
 """How the first turn begins: as the model likes, with a look, with an answer."""
 TITLES = {"start": "start", "plain": "plain RL", "tool_reward": "RL with tool reward"}
+NEVER = 0.02
+"""Calls per episode that are as good as none."""
 DROPPED, KEPT, GREW = 0.25, 0.75, 1.25
 """Calls at the end as a share of the start's: bounds of dropped, used less, kept, used more."""
 
@@ -89,10 +91,10 @@ def outcome(results: Mapping[str, Mapping[str, Any]]) -> Outcome:
 
 
 def read_outcomes(folder: Path) -> dict[str, Outcome]:
-    """Return the outcomes by model from ``folder/<model>-<mode>/result.json``."""
+    """Return the outcomes by model from ``folder/<model>/<mode>/result.json``."""
 
     def read(model: str, mode: str) -> Any:
-        return json.loads((folder / f"{model}-{mode}" / "result.json").read_text())
+        return json.loads((folder / model / mode / "result.json").read_text())
 
     return {model: outcome({mode: read(model, mode) for mode in MODES}) for model in MODELS}
 
@@ -117,8 +119,10 @@ def split_rise(start: Outcome, end: Outcome) -> Split:
 
 
 def fate(start_calls: float, end_calls: float) -> str:
-    """Return what became of tool use: dropped, lost part of, kept, or kept and used more."""
-    share = end_calls / start_calls if start_calls else (1.0 if end_calls < 0.05 else math.inf)
+    """Return what became of tool use: not used, dropped, used less, kept, or used more."""
+    if max(start_calls, end_calls) < NEVER:
+        return "not used"
+    share = end_calls / start_calls if start_calls else math.inf
     if share < DROPPED:
         return "dropped"
     if share < KEPT:
@@ -137,6 +141,7 @@ def sentence(outcomes: Mapping[str, Outcome]) -> str:
 
 def _fates(fates: tuple[str, str], start: float, plain: float, paid: float) -> str:
     words = {
+        "not used": "never used the tool",
         "dropped": "dropped the tool",
         "used less": "used the tool less",
         "kept": "kept the tool",
@@ -162,6 +167,8 @@ def _rise(start: Outcome, paid: Outcome, split: Split) -> str:
 
 
 def _lesson(split: Split, fate_paid: str) -> str:
+    if fate_paid == "not used":
+        return "There was no skill to keep."
     if fate_paid == "dropped":
         return "The tool reward did not save the skill this time."
     if split.total < 2 * split.se:
@@ -175,7 +182,7 @@ def _lesson(split: Split, fate_paid: str) -> str:
 
 def table_rows(outcomes: Mapping[str, Outcome]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the demo's table as (head, rows) of text."""
-    head = ("model", "tool calls", "easy", "hard", "hard, forced to look", "hard, forced direct")
+    head = ("model", "calls", "easy", "hard", "hard, forced look", "hard, forced direct")
     rows = [
         (
             TITLES[model],

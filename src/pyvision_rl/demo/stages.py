@@ -95,31 +95,39 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
     small_sft, small_rl = _quick_sft() if plan.quick else (), _QUICK_RL if plan.quick else ()
     new, start = out / "model", out / "sft" / "final"
 
-    def sft(name: str, verb: str, target: str, *sets: str) -> Command:
-        return Command(name, verb, SFT_CONFIG, out / target, (seed, *sets, *small_sft))
+    def sft(verb: str, target: str, *sets: str) -> Command:
+        return Command(target, _pvrl(verb), SFT_CONFIG, out / target, (seed, *sets, *small_sft))
 
-    def rl(name: str, verb: str, target: str, model: Path, *sets: str) -> Command:
-        sets = (seed, f"policy.model={model}", *sets, *small_rl)
-        return Command(name, verb, plan.rl_config, out / target, sets)
+    def rl(verb: str, target: str, *sets: str) -> Command:
+        sets = (seed, f"policy.model={start}", *sets, *small_rl)
+        return Command(target, _pvrl(verb), plan.rl_config, out / target, sets)
 
-    arms = []
-    for arm, extra in zip(ARMS, (("rewards.tool_use_per_call=0.0",), ()), strict=True):
-        every = f"train.eval_every={_EVAL_EVERY}"
-        arms.append(rl(f"rl-{arm}", "rl", f"rl-{arm}", start, every, *extra))
+    every = f"train.eval_every={_EVAL_EVERY}"
+    plain = rl("rl", "rl-plain", every, "rewards.tool_use_per_call=0.0")
     models = {"start": start, **{arm: out / f"rl-{arm}" / "final" for arm in ARMS}}
-    forced = {"free": "", "tool": config.probe.tool_start, "direct": config.probe.direct_start}
+    starts = {"free": "", "tool": config.probe.tool_start, "direct": config.probe.direct_start}
     evaluations = [
-        rl(f"eval-{m}-{mode}", "eval", f"eval/{m}-{mode}", path, f'eval.forced_start="{text}"')
-        for m, path in models.items()
-        for mode, text in forced.items()
+        Command(
+            f"eval-{name}",
+            ("pyvision_rl.demo.evaluations",),
+            plan.rl_config,
+            out / "eval" / name,
+            (seed, f"policy.model={model}", *small_rl),
+            tuple(word for mode in starts for word in ("--start", f"{mode}={starts[mode]}")),
+        )
+        for name, model in models.items()
     ]
     return [
-        ("new model", [sft("new-model", "new-model", "model")]),
-        ("cold start", [sft("sft", "sft", "sft", f"policy.model={new}", "policy.threads=1")]),
-        ("probe", [rl("probe", "probe", "probe", start)]),
-        ("RL, two arms", arms),
+        ("new model", [sft("new-model", "model")]),
+        ("cold start", [sft("sft", "sft", f"policy.model={new}", "policy.threads=1")]),
+        ("probe", [rl("probe", "probe")]),
+        ("RL, two arms", [plain, rl("rl", "rl-tool_reward", every)]),
         ("held-out evaluation", evaluations),
     ]
+
+
+def _pvrl(verb: str) -> tuple[str, str]:
+    return "pyvision_rl.cli.main", verb
 
 
 _QUICK_RL = (
@@ -166,7 +174,7 @@ def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
     )
     Path(paths["table"]).write_text(f"{report.markdown(head, rows)}\n{happened}\n")
     page.write_page(
-        page.choose(out / "eval" / "tool_reward-free", out / "eval" / "plain-free"),
+        page.choose(out / "eval" / "tool_reward" / "free", out / "eval" / "plain" / "free"),
         Path(paths["page"]),
         happened=happened,
         figure=Path(paths["figure"]),
@@ -198,7 +206,7 @@ def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
 def _sizes(out: Path) -> dict[str, int]:
     """Return how much was done, as the runs recorded it."""
     rl, sft = RunReader(out / "rl-plain").info.config, RunReader(out / "sft")
-    evaluation = RunReader(out / "eval" / "start-free")
+    evaluation = RunReader(out / "eval" / "start" / "free")
     return {
         "sft_steps": max(line["step"] for line in sft.metrics()),
         "rl_steps": rl["train"]["steps"],

@@ -25,7 +25,7 @@ from pyvision_rl.errors import RenderError
 from pyvision_rl.images import VisionSpec, grid, patches
 from pyvision_rl.types import Media, Segment
 
-_PATCH_CACHE_BYTES = 256 * 2**20
+_PATCH_CACHE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,8 +65,8 @@ def create_model(config: NewModelConfig, texts: Iterable[str], out: Path, seed: 
 
 def train_tokenizer(config: NewModelConfig, texts: Iterable[str]) -> Any:
     """Return a byte-level BPE tokenizer with ChatML, vision and ``config.special_tokens``."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     import transformers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -98,11 +98,29 @@ def train_tokenizer(config: NewModelConfig, texts: Iterable[str]) -> Any:
 def _build(config: NewModelConfig, tokenizer: Any) -> Any:
     import transformers
 
+    text, vision = _text_config(config, tokenizer), _vision_config(config)
+    kind = "Qwen2_5_VL" if config.family == "qwen2_5_vl" else "Qwen3VL"
+    token = tokenizer.convert_tokens_to_ids
+    network_config = getattr(transformers, f"{kind}Config")(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=True,
+        initializer_range=config.initializer_range,
+    )
+    network_config._attn_implementation = "sdpa"
+    return getattr(transformers, f"{kind}ForConditionalGeneration")(network_config)
+
+
+def _text_config(config: NewModelConfig, tokenizer: Any) -> dict[str, Any]:
     token = tokenizer.convert_tokens_to_ids
     head = config.hidden_size // config.num_heads
     # Three rotary sections (time, height, width) must fill half a head; space gets more than time.
     space = (head // 2) * 3 // 8
-    text = {
+    text: dict[str, Any] = {
         # Rounded up: matrix kernels like multiples of 64.
         "vocab_size": (len(tokenizer) + 63) // 64 * 64,
         "hidden_size": config.hidden_size,
@@ -123,6 +141,14 @@ def _build(config: NewModelConfig, tokenizer: Any) -> Any:
         "pad_token_id": token("<|endoftext|>"),
         "tie_word_embeddings": True,
     }
+    if config.family == "qwen2_5_vl":
+        text.pop("head_dim")
+    else:
+        text["rope_parameters"] |= {"mrope_interleaved": True}
+    return text
+
+
+def _vision_config(config: NewModelConfig) -> dict[str, Any]:
     vision: dict[str, Any] = {
         "depth": config.vision.depth,
         "hidden_size": config.vision.hidden_size,
@@ -135,23 +161,9 @@ def _build(config: NewModelConfig, tokenizer: Any) -> Any:
         "initializer_range": config.initializer_range,
     }
     if config.family == "qwen2_5_vl":
-        text.pop("head_dim")
         # Full attention everywhere: windows of 112 px would hide most of a tiny image.
-        vision |= {"window_size": 112, "fullatt_block_indexes": list(range(config.vision.depth))}
-        kind = "Qwen2_5_VL"
-    else:
-        text["rope_parameters"] = {**text["rope_parameters"], "mrope_interleaved": True}
-        vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
-        kind = "Qwen3VL"
-    network_config = getattr(transformers, f"{kind}Config")(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=True,
-        initializer_range=config.initializer_range,
-    )
-    network_config._attn_implementation = "sdpa"
-    return getattr(transformers, f"{kind}ForConditionalGeneration")(network_config)
+        return vision | {
+            "window_size": 112,
+            "fullatt_block_indexes": list(range(config.vision.depth)),
+        }
+    return vision | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}

@@ -42,7 +42,7 @@ class Capture:
         self.images: list[tuple[int, int, bytes]] = []
         """(width, height, RGB pixels) in the order shown."""
         self._excess = 0
-        self._figures: dict[int, Figure] = {}
+        self._figures: dict[int, Any] = {}
 
     def begin(self) -> None:
         """Start a cell: nothing is shown yet."""
@@ -64,7 +64,7 @@ class Capture:
             rgb = opaque(image)
             self._add(rgb, rgb.tobytes())
 
-    def figure(self, figure: Figure) -> None:
+    def figure(self, figure: Any) -> None:
         """Show a figure, once unless it was changed in between."""
         if self._figures.get(id(figure)) is figure and not figure.stale:
             return
@@ -75,7 +75,7 @@ class Capture:
         if not self._admit(*canvas.get_width_height()):
             return
         canvas.draw()
-        pixels: Any = np.asarray(canvas.buffer_rgba())
+        pixels: Any = np.asarray(canvas.buffer_rgba())  # [height, width, 4]
         if figure.get_facecolor()[3] == 1 and figure.get_frameon():
             # An opaque background leaves nothing transparent: the alpha channel is dropped.
             raw = pixels[..., :3].tobytes()
@@ -223,12 +223,12 @@ def install(params: dict[str, Any]) -> None:
     matplotlib.use = use
     plt.switch_backend = use
 
-    def show(image: Image.Image, *args: Any, **kwargs: Any) -> bool:
+    def show(image: Image.Image, *args: Any, **kwargs: Any) -> None:
+        """Show the image to whoever asked for the code to be run."""
         CAPTURE.image(image)
-        return True
 
-    Image.Image.show = show  # type: ignore[assignment,method-assign]
-    ImageShow.show = show
+    Image.Image.show = show  # type: ignore[method-assign]
+    ImageShow.show = lambda image, *args, **kwargs: show(image) or True
     _warm()
 
 

@@ -14,7 +14,7 @@ other processes of the same user, and read what another session wrote. Do not ru
 against it outside a container. For root the kernel does not enforce the limit on processes. What
 subprocesses print is dropped. Output of a cell that had to be killed is lost.
 
-Belongs to one event loop. Linux only (pidfd, SEQPACKET).
+Belongs to one event loop, and ends with the thread that started it. Linux only (pidfd, SEQPACKET).
 """
 
 from __future__ import annotations

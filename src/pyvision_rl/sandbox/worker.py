@@ -24,9 +24,10 @@ from typing import Any, NoReturn
 
 PRELOAD = (
     "base64 collections datetime functools io itertools json math operator random re statistics "
-    "string textwrap time typing numpy numpy.random numpy.linalg numpy.fft PIL.Image "
-    "PIL.ImageChops PIL.ImageColor PIL.ImageDraw PIL.ImageEnhance PIL.ImageFilter PIL.ImageFont "
-    "PIL.ImageOps PIL.ImageStat PIL.PngImagePlugin PIL.JpegImagePlugin matplotlib.pyplot matplotlib.patches"
+    "string textwrap time typing numpy numpy.random numpy.linalg numpy.fft matplotlib.pyplot "
+    "matplotlib.patches PIL.Image PIL.ImageChops PIL.ImageColor PIL.ImageDraw PIL.ImageEnhance "
+    "PIL.ImageFilter PIL.ImageFont PIL.ImageOps PIL.ImageStat PIL.PngImagePlugin "
+    "PIL.JpegImagePlugin"
 )
 FILE_BYTES = 64 * 2**20
 OPEN_FILES = 256

@@ -25,6 +25,7 @@ from pyvision_rl.runs import RunWriter
 from pyvision_rl.selection import num_usable, select
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.train.checkpoints import (
+    drop_after,
     find_checkpoint,
     load_checkpoint,
     point_to,
@@ -32,7 +33,7 @@ from pyvision_rl.train.checkpoints import (
     restore_rng,
     save_checkpoint,
 )
-from pyvision_rl.train.interrupts import StopSignal
+from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.types import Batch, Group, Task
 
@@ -94,7 +95,7 @@ def run_rl(
 
     Raises:
         TrainError: No usable group in a step with ``selection.on_short = "error"``, or a NaN.
-        SystemExit: A signal stopped the run after a step (130 or 143); it can be resumed.
+        Interrupted: A signal stopped the run after a step (130 or 143); it can be resumed.
     """
     checkpoint = load_checkpoint(find_checkpoint(resume)) if resume else None
     step = checkpoint.step if checkpoint else 0
@@ -104,14 +105,19 @@ def run_rl(
     )
     tasks = build_tasks(config.tasks)
     stream = TaskStream(tasks, num_tasks(tasks, config.tasks), derive_seed(config.seed, "tasks"))
-    writer = RunWriter(out, config, verb="rl", resume_step=step if checkpoint else None)
-    with StopSignal() as stop, assemble(started) as assembly, writer:
+    going_on = step if checkpoint else None
+    with (
+        StopSignal() as stop,
+        assemble(started) as assembly,
+        RunWriter(out, config, verb="rl", resume_step=going_on) as writer,
+    ):
         assert assembly.model is not None
         learner = Learner(assembly.model, config.train)
         if checkpoint:
             assert checkpoint.learner is not None
             learner.load_state_dict(checkpoint.learner)
             restore_rng(checkpoint.rng)
+            drop_after(out / "checkpoints", step)
             stream.position = int(checkpoint.extra["position"])
         while step < config.train.steps and stop.received is None:
             step += 1
@@ -121,15 +127,14 @@ def run_rl(
                     out / "checkpoints",
                     step,
                     model=assembly.model,
-                    source=model,
+                    source=config.policy.model,
                     learner=learner,
                     extra={"position": stream.position},
                 )
                 prune(out / "checkpoints", config.train.keep_checkpoints)
         point_to(out / "final", find_checkpoint(out))
     if stop.received and step < config.train.steps:
-        report(f"stopped after step {step}; to go on: pvrl rl --resume {out}")
-        raise SystemExit(stop.exit_code)
+        raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")
     return RlResult(out, out / "final", step)
 
 

@@ -1,0 +1,94 @@
+"""The records between graded episodes and a weight update.
+
+    Trajectory -> Group -> Batch -> UpdateStats
+
+G trajectories of one task form a group; selection turns groups into a batch in which every
+trajectory is either used or rejected with a reason. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from pyvision_rl.types.episode import Task, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """G trajectories of one task, and their group-relative advantages once computed."""
+
+    task: Task
+    trajectories: tuple[Trajectory, ...]
+    advantages: tuple[float, ...] | None = None
+    """[G], or None before ``advantages.assign``. None is not the same as zeros."""
+
+    def __post_init__(self) -> None:
+        if any(t.task_id != self.task.id for t in self.trajectories):
+            raise ValueError(f"group of task {self.task.id!r} holds another task's trajectory")
+        if self.advantages is not None and len(self.advantages) != len(self.trajectories):
+            raise ValueError("one advantage per trajectory")
+
+
+def population_std(values: tuple[float, ...]) -> float:
+    """Population standard deviation; 0.0 for fewer than two values."""
+    if len(values) < 2:
+        return 0.0
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A trajectory that survived selection, with the credit the learner will apply."""
+
+    trajectory: Trajectory
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A trajectory that selection left out, and the filter that did it."""
+
+    trajectory: Trajectory
+    reason: str
+    advantage: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Everything one optimizer step may use, and an account of what was left out."""
+
+    samples: tuple[Scored, ...]
+    rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def num_generated(self) -> int:
+        """Trajectories that entered selection: used plus rejected, always."""
+        return len(self.samples) + len(self.rejected)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Filter name -> trajectories it removed."""
+        return dict(Counter(r.reason for r in self.rejected))
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStats:
+    """What one optimizer step did. Written to ``metrics.jsonl`` as it is."""
+
+    step: int
+    loss: float
+    approx_kl: float
+    """Mean of ``ratio - 1 - log ratio`` over sampled tokens (nats)."""
+    clip_fraction: float
+    entropy: float
+    """Mean over sampled tokens (nats)."""
+    grad_norm: float
+    """Before clipping."""
+    num_tokens: int
+    """Sampled tokens that carried gradient."""
+    mismatch: float
+    """Largest |log-probability at sampling - at training| over the batch, before the update."""
+    learning_rate: float

@@ -1,0 +1,44 @@
+"""Small stand-ins that tests name by dotted path in a config."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from pyvision_rl.config import RewardsConfig, TasksConfig
+from pyvision_rl.media import image_media
+from pyvision_rl.rewards.base import Grade
+from pyvision_rl.types import Gold, Task, TaskInput, Trajectory
+
+
+class Colours:
+    """Eight tasks with a plain picture each."""
+
+    def __init__(self, config: TasksConfig) -> None:
+        self._names = ["red", "lime", "blue", "cyan", "magenta", "yellow", "black", "white"]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Task:
+        name = self._names[index]
+        picture = image_media(Image.new("RGB", (56, 56), name))
+        public = TaskInput(f"colour-{index}", "Which digit?", (picture,), category=f"c{index % 2}")
+        return Task(public, Gold(name))
+
+    def script(self, index: int) -> tuple[str, ...]:
+        return (
+            "<code>\n```python\nplt.imshow(image_clue_0)\nplt.show()\n```\n</code>",
+            f"<answer>\n\\boxed{{{self._names[index]}}}\n</answer>",
+        )
+
+
+class ParityGrader:
+    """Right when the episode has an even number of sampled characters: a random model's rewards
+    then differ inside every group, without any skill."""
+
+    def __init__(self, config: RewardsConfig) -> None:
+        pass
+
+    async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
+        even = sum(len(t.text) for t in trajectory.turns) % 2 == 0
+        return Grade(float(even), even, "parity")

@@ -1,0 +1,359 @@
+"""Every check passes on what is sound and fails, by name, on what is broken."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+from dataclasses import replace
+
+import pytest
+
+from pyvision_rl.checks import check_config, check_policy, check_sandbox, check_tasks
+from pyvision_rl.checks_sandbox import PROMISES, require, try_check
+from pyvision_rl.config import (
+    Config,
+    PolicyConfig,
+    PromptsConfig,
+    RewardsConfig,
+    SandboxConfig,
+    SelectionConfig,
+    SftConfig,
+    SftDataConfig,
+    SftStageConfig,
+    TasksConfig,
+    TokenWeight,
+)
+from pyvision_rl.config_file import load_config, packaged_configs
+from pyvision_rl.errors import ConfigError, RewardError, SandboxError
+from pyvision_rl.rewards.base import Grade
+from pyvision_rl.types import ExecStatus, Execution, Gold, StopReason, Task, TaskInput
+
+HERE = __name__
+CODE = "<code>\n```python\nprint(1)\n```\n</code>"
+ANSWER = "<answer>\n\\boxed{4}\n</answer>"
+
+
+def by_name(findings):
+    return {f.name: f for f in findings}
+
+
+def failed(findings):
+    return {f.name: f.detail for f in findings if f.status == "failed"}
+
+
+def own(name: str, **sections) -> Config:
+    """A config whose task set is a class of this file."""
+    return Config(tasks=TasksConfig(name=f"{HERE}:{name}"), **sections)
+
+
+@pytest.fixture(autouse=True)
+def _importable():
+    # ``HERE:Class`` is resolved by import; this module goes by its own name under any import mode.
+    assert sys.modules[HERE].__file__ == __file__
+
+
+# Task sets.
+
+
+class Sound:
+    """Two tasks with scripts."""
+
+    def __init__(self, config):
+        self.turns = (CODE, ANSWER)
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return Task(TaskInput(f"t{index}", "2 + 2?"), Gold("4"))
+
+    def script(self, index):
+        return self.turns
+
+
+class SameIds(Sound):
+    def __getitem__(self, index):
+        return Task(TaskInput("t", "2 + 2?"), Gold("4"))
+
+
+class Changing(Sound):
+    counter = itertools.count()
+
+    def __getitem__(self, index):
+        return Task(TaskInput(f"t{index}", f"{next(self.counter)}?"), Gold("4"))
+
+
+class EndsInCode(Sound):
+    def script(self, index):
+        return (CODE,)
+
+
+class TooManyCalls(Sound):
+    def script(self, index):
+        return (CODE,) * 5 + (ANSWER,)
+
+
+class Raises(Sound):
+    def script(self, index):
+        raise KeyError("glyph")
+
+
+def test_sound_tasks_pass():
+    findings = check_tasks(own("Sound"))
+    assert not failed(findings)
+    assert by_name(findings)["looked at"].detail == "2 of 2 tasks"
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "word"),
+    [
+        ("SameIds", "ids are unique", "tasks 0 and 1 share the id 't'"),
+        ("Changing", "an index always gives the same task", "task 0 changes"),
+        ("EndsInCode", "scripts parse and end in an answer", "instead of GiveAnswer"),
+        ("TooManyCalls", "scripts parse and end in an answer", "5 calls"),
+        ("Raises", "scripts parse and end in an answer", "KeyError"),
+    ],
+)
+def test_each_fault_of_a_task_set_fails_its_own_check(name, check, word):
+    found = failed(check_tasks(own(name)))
+    assert list(found) == [check]
+    assert word in found[check]
+
+
+class NeverRight:
+    """A grader; the checks below break it in three ways."""
+
+    def __init__(self, config):
+        pass
+
+    async def __call__(self, task, trajectory):
+        return Grade(0.0, False, "no")
+
+
+class AlwaysRight(NeverRight):
+    async def __call__(self, task, trajectory):
+        return Grade(1.0, True)
+
+
+class NoServer(NeverRight):
+    async def __call__(self, task, trajectory):
+        raise RewardError("no server")
+
+
+@pytest.mark.parametrize(
+    ("grader", "word"),
+    [
+        ("NeverRight", "'4' is graded wrong (no)"),
+        ("AlwaysRight", "without an answer is graded right"),
+        ("NoServer", "no server"),
+    ],
+)
+def test_tasks_and_grader_that_do_not_fit_fail(grader, word):
+    rewards = RewardsConfig(name=f"{HERE}:{grader}")
+    found = failed(check_tasks(own("Sound", rewards=rewards)))
+    assert list(found) == ["the reference answer is graded right"]
+    assert word in found["the reference answer is graded right"]
+
+
+def test_tasks_without_scripts_are_no_fault():
+    findings = check_tasks(own("Plain"))
+    assert by_name(findings)["scripts parse and end in an answer"].detail == "no scripts"
+
+
+class Plain:
+    def __init__(self, config):
+        pass
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, index):
+        return Task(TaskInput(f"t{index}", "2 + 2?"), Gold("4"))
+
+
+def test_large_sets_are_sampled_and_say_so():
+    finding = by_name(check_tasks(own("Plain")))["looked at"]
+    assert (finding.status, finding.detail) == ("note", "200 of 1000 tasks")
+
+
+def test_no_tasks_is_bad_usage():
+    with pytest.raises(ConfigError, match=r"\[tasks\] is missing"):
+        check_tasks(Config())
+
+
+# Configs.
+
+
+@pytest.mark.parametrize("name", sorted(packaged_configs()))
+def test_shipped_configs_pass(name):
+    findings = check_config(load_config(packaged_configs()[name]))
+    assert not failed(findings)
+
+
+def test_every_broken_section_is_found_at_once(tmp_path):
+    config = Config(
+        tasks=TasksConfig(path=str(tmp_path / "none.jsonl")),
+        prompts=PromptsConfig(template=str(tmp_path / "none.txt")),
+        policy=PolicyConfig(name="nobody", max_new_tokens=99_999),
+        sandbox=SandboxConfig(figure={"figure.dpy": 50}),
+        selection=SelectionConfig(filters=("infra", "zero_sd")),
+        sft=SftConfig(
+            stages=(
+                SftStageConfig(
+                    name="a",
+                    steps=1,
+                    data=(SftDataConfig(kind="scripts"),),
+                    token_weights=(TokenWeight(pattern="(", weight=2),),
+                ),
+                SftStageConfig(name="b", steps=1, data=(SftDataConfig(kind="trajectories"),)),
+            )
+        ),
+    )
+    found = failed(check_config(config))
+    assert set(found) == {
+        "[tasks]",
+        "[prompts]",
+        "[policy]",
+        "[sandbox]",
+        "[rollout]",
+        "[selection]",
+        "[[sft.stages]] 0 'a'",
+        "[[sft.stages]] 0 'a' token_weights",
+        "[[sft.stages]] 1 'b'",
+    }
+    assert "did you mean 'figure.dpi'" in found["[sandbox]"]
+    assert "zero_sd" in found["[selection]"]
+
+
+def test_what_is_only_not_there_yet_is_a_note(tmp_path):
+    missing = Config(policy=PolicyConfig(model=str(tmp_path / "model")))
+    assert by_name(check_config(missing))["[policy]"].status == "note"
+    named = Config(policy=PolicyConfig(model="Qwen/Qwen2.5-VL-7B-Instruct"))
+    assert by_name(check_config(named))["[policy]"].status == "ok"
+
+
+def test_missing_optional_package_is_a_note_that_names_the_extra():
+    def needs() -> str:
+        from pyvision_rl.registry import missing
+
+        cause = ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")
+        raise missing(cause, "tasks.path") from cause
+
+    finding = try_check("x", needs)
+    assert finding.status == "note"
+    assert "pyvision-rl[data]" in finding.detail
+
+
+# Sandboxes.
+
+
+def test_shipped_sandbox_keeps_every_promise():
+    findings = check_sandbox(Config())
+    assert len(findings) == len(PROMISES)
+    assert not failed(findings)
+
+
+class Deaf:
+    """A sandbox that accepts everything and says nothing."""
+
+    def __init__(self, config):
+        self.closed = 0
+
+    async def open(self, bindings, limits, seed):
+        return self
+
+    async def run(self, code):
+        return Execution(ExecStatus.OK, "")
+
+    async def close(self):
+        self.closed += 1
+
+
+class Broken(Deaf):
+    """A sandbox that cannot open a session."""
+
+    async def open(self, bindings, limits, seed):
+        raise SandboxError("no room")
+
+
+def test_sandbox_that_does_nothing_fails_every_promise_about_code():
+    found = failed(check_sandbox(Config(sandbox=SandboxConfig(name=f"{HERE}:Deaf"))))
+    # It does close twice; all else is a lie.
+    assert len(found) == len(PROMISES) - 1
+
+
+def test_sandbox_that_cannot_open_is_reported_not_raised():
+    found = failed(check_sandbox(Config(sandbox=SandboxConfig(name=f"{HERE}:Broken"))))
+    assert set(found.values()) == {"no room"}
+
+
+# Policies.
+
+
+class Good:
+    """Writes one answer, whatever is asked."""
+
+    def __init__(self, config, renderer):
+        self.renderer = renderer
+
+    async def sample(self, request):
+        return self.renderer.script(ANSWER)
+
+    def release(self, episode):
+        pass
+
+    async def close(self):
+        pass
+
+
+class Unseeded(Good):
+    async def sample(self, request):
+        return self.renderer.script(ANSWER.replace("4", str(random.random())))
+
+
+class Certain(Good):
+    async def sample(self, request):
+        made = self.renderer.script(ANSWER)
+        return replace(made, logprobs=(0.5,) * len(made.logprobs))
+
+
+class Unfaithful(Good):
+    async def sample(self, request):
+        return replace(self.renderer.script(ANSWER), text="something else")
+
+
+class Restless(Good):
+    async def sample(self, request):
+        return replace(self.renderer.script(ANSWER), stop=StopReason.LENGTH)
+
+
+class Silent(Good):
+    async def sample(self, request):
+        raise RuntimeError("no device")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("Good", set()),
+        ("Unseeded", {"one seed gives one turn", "greedy turns repeat"}),
+        ("Certain", {"log-probabilities are finite and at most 0"}),
+        ("Unfaithful", {"the text is that of the ids"}),
+        ("Restless", {"the stop reason fits"}),
+        ("Silent", {"writes a turn"}),
+    ],
+)
+def test_each_fault_of_a_policy_fails_its_own_check(name, wrong):
+    config = Config(policy=PolicyConfig(name=f"{HERE}:{name}"))
+    assert set(failed(check_policy(config))) == wrong
+
+
+def test_scripted_policy_passes_with_its_tasks():
+    config = own("Sound", policy=PolicyConfig(name="scripted"))
+    assert not failed(check_policy(config))
+
+
+def test_a_promise_that_breaks_is_told_in_its_own_words():
+    finding = try_check("sums", lambda: str(require(1 + 1 == 3, "it is 2")))
+    assert (finding.ok, finding.detail) == (False, "it is 2")

@@ -1,0 +1,69 @@
+"""Scripts become trajectories by being executed, and a rollout run keeps everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pyvision_rl.collect import collect_scripts, run_rollout, shrink
+from pyvision_rl.config import Config, TasksConfig
+from pyvision_rl.errors import ConfigError, TrainError
+from pyvision_rl.images import VisionSpec, num_tokens, patches
+from pyvision_rl.media import image_media
+from pyvision_rl.runs import RunReader
+from pyvision_rl.types import EndReason, Segment, Trajectory
+
+CONFIG = Config.model_validate(
+    {
+        "tasks": {"name": "tests.fakes:Colours"},
+        "sandbox": {"name": "scripted", "options": {"outputs": ["done"]}},
+        "rollout": {"group_size": 2, "max_tool_calls": 2},
+        "policy": {"name": "scripted"},
+    }
+)
+TASKS = TasksConfig(name="tests.fakes:Colours")
+
+
+def test_scripts_are_executed_and_graded() -> None:
+    done = collect_scripts(CONFIG, TASKS, 3)
+    assert [t.task_id for t in done] == ["colour-0", "colour-1", "colour-2"]
+    assert all(t.reward and t.reward.parts["accuracy"] == 1.0 for t in done)
+    assert all(t.num_tool_calls == 1 for t in done)
+
+
+def test_a_script_that_does_not_reach_its_answer_is_an_error_that_names_the_task() -> None:
+    broken = CONFIG.model_copy(
+        update={"rollout": CONFIG.rollout.model_copy(update={"max_tool_calls": 0})}
+    )
+    with pytest.raises(TrainError, match=r"'tests\.fakes:Colours'.*'colour-0' ended turn_limit"):
+        collect_scripts(broken, TASKS, 3)
+
+
+def test_a_task_set_without_scripts_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (28, 28)).save(tmp_path / "a.png")
+    rows = tmp_path / "tasks.jsonl"
+    rows.write_text('{"id": "a", "question": "?", "answer": "1", "images": ["a.png"]}\n')
+    with pytest.raises(ConfigError, match="'jsonl' has no scripts"):
+        collect_scripts(CONFIG, TasksConfig(name="jsonl", path=str(rows)), 1)
+
+
+def test_a_rollout_run_keeps_every_trajectory(tmp_path: Path) -> None:
+    run_rollout(CONFIG, tmp_path / "run")
+    saved = list(RunReader(tmp_path / "run").trajectories())
+    assert len(saved) == 8 * 2
+    assert {s.reason for s in saved} == {"zero_std"}, "scripts do not differ within a group"
+    assert {s.trajectory.end for s in saved} == {EndReason.ANSWERED}
+
+
+def test_shrinking_changes_neither_tokens_nor_patches() -> None:
+    vision = VisionSpec(min_pixels=784, max_pixels=12544)
+    picture = image_media(Image.radial_gradient("L").resize((448, 300)).convert("RGB"))
+    whole = Trajectory(
+        "t", 0, (Segment((1,), False, media=(picture,)),), (), (), EndReason.ANSWERED
+    )
+    small = shrink(whole, vision).segments[0].media[0]
+    assert small.width * small.height <= 12544 < picture.width * picture.height
+    assert num_tokens(small, vision) == num_tokens(picture, vision)
+    assert (patches(small, vision) == patches(picture, vision)).all()

@@ -1,0 +1,94 @@
+"""Evaluation counts every failure, averages over tasks, and goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pyvision_rl import collect, evaluate
+from pyvision_rl.config import Config
+from pyvision_rl.evaluate import result_of, run_eval, score
+from pyvision_rl.types import EndReason, Reward, Trajectory
+from tests.tiny_models import make_tiny
+
+
+def episode(task: str, correct: bool | None, end: EndReason = EndReason.ANSWERED) -> Trajectory:
+    reward = None if correct is None else Reward({"accuracy": float(correct)}, correct)
+    return Trajectory(task, 0, (), (), (), end, None, reward)
+
+
+def test_standard_error_is_over_tasks_not_over_samples() -> None:
+    # Task a: 2 of 2 right, task b: 0 of 2. Means 1 and 0: mean 0.5, sd 0.7071, se 0.5.
+    items = [("a", "", episode("a", True))] * 2 + [("b", "", episode("b", False))] * 2
+    got = score(items)
+    assert (got.tasks, got.episodes, got.accuracy) == (2, 4, 0.5)
+    assert got.accuracy_se == pytest.approx(0.5)
+
+
+def test_a_failed_episode_counts_as_wrong_and_an_ungraded_one_is_left_out() -> None:
+    items = [
+        ("a", "", episode("a", True)),
+        ("b", "", episode("b", None, EndReason.FAILED)),
+        ("c", "", episode("c", None)),
+    ]
+    got = score(items)
+    assert (got.accuracy, got.failed, got.ungraded, got.tasks) == (0.5, 1, 1, 2)
+
+
+def test_categories_are_scored_apart() -> None:
+    items = [("a", "easy", episode("a", True)), ("b", "hard", episode("b", False))]
+    got = result_of(items)
+    assert got.overall.accuracy == 0.5
+    assert {n: s.accuracy for n, s in got.categories.items()} == {"easy": 1.0, "hard": 0.0}
+
+
+def test_nothing_to_score_is_no_crash() -> None:
+    assert score([]).accuracy == 0.0
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    folder = tmp_path_factory.mktemp("model")
+    make_tiny(folder)
+    return Config.model_validate(
+        {
+            "tasks": {"name": "tests.fakes:Colours"},
+            "prompts": {"template": "minimal"},
+            "policy": {"model": str(folder), "max_new_tokens": 6, "threads": 1},
+            "sandbox": {"name": "scripted"},
+            "rollout": {"max_tool_calls": 1, "max_context_tokens": 900},
+            "rewards": {"name": "tests.fakes:ParityGrader"},
+            "eval": {"samples": 2},
+        }
+    )
+
+
+def test_run_eval_writes_every_episode_and_the_result(config: Config, tmp_path: Path) -> None:
+    result = run_eval(config, tmp_path / "run")
+    assert (result.overall.tasks, result.overall.episodes) == (8, 16)
+    assert set(result.categories) == {"c0", "c1"}
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result.to_json()
+
+
+def test_a_resumed_evaluation_equals_a_whole_one(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "_CHUNK", 3)
+    whole = run_eval(config, tmp_path / "whole")
+    rollouts = tmp_path / "whole" / "rollouts"
+    assert len(list(rollouts.iterdir())) == 3
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    (tmp_path / "cut" / "rollouts" / "step_000003.jsonl").unlink()
+    before = (tmp_path / "cut" / "rollouts" / "step_000001.jsonl").stat().st_mtime_ns
+    resumed = run_eval(config, tmp_path / "cut", resume=tmp_path / "cut")
+    assert resumed == whole
+    after = (tmp_path / "cut" / "rollouts" / "step_000001.jsonl").stat().st_mtime_ns
+    assert after == before, "finished chunks are not run again"
+
+
+def test_two_evaluations_of_one_model_are_equal(config: Config, tmp_path: Path) -> None:
+    assert run_eval(config, tmp_path / "a") == run_eval(config, tmp_path / "b")
+    assert evaluate.held_out(config)[1] == 8

@@ -1,0 +1,164 @@
+"""One network for sampler and learner, equal to what transformers computes by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given as for_all
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from pyvision_rl.errors import ConfigError, RenderError
+from pyvision_rl.images import grid, num_tokens
+from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.models.load import load_model
+from pyvision_rl.types import Media, Segment
+from tests.tiny_models import FAMILIES, make_tiny, noise
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    return make_tiny(tmp_path_factory.mktemp("tiny"), request.param)[0]
+
+
+def episode(model: VisionLanguageModel) -> list[Segment]:
+    """Two images of different shapes in the prompt, one in an observation."""
+    pad = model.image_token_id
+    return [
+        Segment((20, pad, 21, 22, pad, 23), False, media=(noise(1, 112, 112), noise(2, 140, 56))),
+        Segment((30, 31, 32), True, (-1.0, -2.0, -3.0)),
+        Segment((24, 25, pad, 26), False, media=(noise(3, 56, 84),)),
+        Segment((33, 34), True, (-4.0, -5.0)),
+    ]
+
+
+def transformers_inputs(model: VisionLanguageModel, segments: list[Segment]):
+    expanded = model.expand(segments)
+    ids = torch.tensor([expanded.token_ids])
+    kinds = (ids == model.image_token_id).int()
+    media = [m for s in segments for m in s.media]
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": kinds,
+        "pixel_values": torch.from_numpy(np.concatenate([model._pixels(m) for m in media])),
+        "image_grid_thw": torch.tensor([grid(m, model.vision) for m in media]),
+    }
+
+
+def test_positions_are_those_of_transformers(model: VisionLanguageModel) -> None:
+    inputs = transformers_inputs(model, episode(model))
+    want, _ = model.module.model.get_rope_index(
+        inputs["input_ids"],
+        inputs["mm_token_type_ids"],
+        image_grid_thw=inputs["image_grid_thw"],
+        attention_mask=inputs["attention_mask"],
+    )
+    assert torch.equal(torch.from_numpy(model.expand(episode(model)).positions), want[:, 0])
+
+
+@torch.no_grad()
+def test_forward_equals_transformers_own(model: VisionLanguageModel) -> None:
+    segments = episode(model)
+    want = model.module(**transformers_inputs(model, segments)).logits[0].float()
+    expanded = model.expand(segments)
+    embedded = model.embed(
+        torch.tensor([expanded.token_ids]), [(0, offset, m) for offset, m in expanded.images]
+    )
+    hidden = model.hidden(embedded, torch.from_numpy(expanded.positions)[:, None])
+    got = model.logits(hidden)[0]
+    assert torch.isneginf(got[:, list(model.banned_ids)]).all()
+    finite = torch.isfinite(got)
+    assert (got[finite] - want[finite]).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_an_image_is_encoded_once_however_often_it_is_shown(model: VisionLanguageModel) -> None:
+    media = noise(1, 112, 112)
+    pads = num_tokens(media, model.vision)
+    ids = torch.full((3, pads), model.image_token_id)
+    seen: list[int] = []
+    hook = model.module.model.visual.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["grid_thw"])), with_kwargs=True
+    )
+    embedded = model.embed(ids, [(row, 0, media) for row in range(3)])
+    hook.remove()
+    assert seen == [1]
+    assert torch.equal(embedded.inputs[0], embedded.inputs[2])
+
+
+def test_expansion_counts_mask_and_logprobs(model: VisionLanguageModel) -> None:
+    segments = episode(model)
+    expanded = model.expand(segments)
+    extra = sum(num_tokens(m, model.vision) - 1 for s in segments for m in s.media)
+    assert len(expanded.token_ids) == sum(len(s.token_ids) for s in segments) + extra
+    assert expanded.logprobs[expanded.sampled].tolist() == [-1, -2, -3, -4, -5]
+    assert expanded.next_position == expanded.positions.max() + 1
+
+
+def test_a_sampled_placeholder_is_a_token_like_any_other(model: VisionLanguageModel) -> None:
+    expanded = model.expand([Segment((model.image_token_id,), True, (-1.0,))])
+    assert expanded.token_ids == (model.image_token_id,)
+    assert expanded.images == ()
+
+
+@pytest.mark.parametrize("media", [0, 2])
+def test_images_and_placeholders_must_match(model: VisionLanguageModel, media: int) -> None:
+    segment = Segment((model.image_token_id,), False, media=(noise(1, 28, 28),) * media)
+    with pytest.raises(RenderError, match=f"1 image placeholders and {media} images"):
+        model.expand([segment])
+
+
+_pieces = st.lists(
+    st.tuples(st.lists(st.integers(20, 29), max_size=4), st.booleans(), st.booleans()), max_size=5
+)
+
+
+@settings(deadline=None, max_examples=40)
+@for_all(_pieces)
+def test_expanding_in_pieces_equals_expanding_at_once(pieces) -> None:
+    model = _any_model()
+    segments = [_segment(model, *piece) for piece in pieces]
+    whole = model.expand(segments)
+    ids, columns, position = [], [np.zeros((3, 0), np.int64)], 0
+    for segment in segments:
+        part = model.expand([segment], position)
+        ids += part.token_ids
+        columns.append(part.positions)
+        position = part.next_position
+    assert tuple(ids) == whole.token_ids
+    assert np.array_equal(np.concatenate(columns, axis=1), whole.positions)
+    assert position == whole.next_position
+
+
+_SHARED: dict[str, VisionLanguageModel] = {}
+
+
+def _any_model() -> VisionLanguageModel:
+    if not _SHARED:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            _SHARED["model"] = make_tiny(Path(folder), FAMILIES[0])[0]
+    return _SHARED["model"]
+
+
+def _segment(model: VisionLanguageModel, ids: list[int], sampled: bool, image: bool) -> Segment:
+    if sampled:
+        return Segment(tuple(ids), True, (-1.0,) * len(ids))
+    media: tuple[Media, ...] = (noise(1, 84, 56),) if image else ()
+    return Segment((*ids, *([model.image_token_id] if image else [])), False, media=media)
+
+
+def test_another_family_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ConfigError, match=r"is a 'llama' model; supported families: qwen2_5_vl"):
+        load_model(str(tmp_path))
+
+
+def test_a_missing_model_is_named() -> None:
+    with pytest.raises(ConfigError, match="/nowhere/at/all"):
+        load_model("/nowhere/at/all")

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from pyvision_rl.models.base import VisionLanguageModel
 
 
+CHUNK = 256
+
+
 @dataclass(slots=True)
 class Assembly:
     """The wired parts of a run; a context manager that closes them."""
@@ -84,6 +87,11 @@ def num_tasks(tasks: TaskSet, config: TasksConfig | None) -> int:
     """Return how many tasks of a set a section lets us use."""
     limit = None if config is None else config.limit
     return len(tasks) if limit is None else min(limit, len(tasks))
+
+
+def chunks(total: int) -> list[range]:
+    """Return ``range(total)`` in pieces: tasks whose images are in memory at the same time."""
+    return [range(s, min(s + CHUNK, total)) for s in range(0, total, CHUNK)]
 
 
 def assemble(

@@ -12,19 +12,17 @@ from pathlib import Path
 from PIL import Image
 
 from pyvision_rl.advantages import assign
-from pyvision_rl.assemble import assemble, build_tasks, num_tasks
+from pyvision_rl.assemble import assemble, build_tasks, chunks, num_tasks
 from pyvision_rl.config import Config, TasksConfig
 from pyvision_rl.errors import ConfigError, TrainError
 from pyvision_rl.images import VisionSpec, grid
 from pyvision_rl.media import image_media, open_image
+from pyvision_rl.metrics import rollout_metrics
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.selection import select
 from pyvision_rl.tasks.base import Scripted, TaskSet
-from pyvision_rl.types import EndReason, Group, Media, Task, Trajectory
-
-_CHUNK = 256
-"""Tasks rolled out together: bounds the open sandbox sessions and the images in memory."""
+from pyvision_rl.types import EndReason, Media, Task, Trajectory
 
 
 def collect_scripts(
@@ -96,11 +94,6 @@ def run_rollout(config: Config, out: Path, report: Callable[[str], None] = lambd
     return out
 
 
-def chunks(total: int) -> list[range]:
-    """Return ``range(total)`` in pieces that are rolled out together."""
-    return [range(s, min(s + _CHUNK, total)) for s in range(0, total, _CHUNK)]
-
-
 def shrink(trajectory: Trajectory, vision: VisionSpec) -> Trajectory:
     """Return the trajectory with each context image at the size the model sees it."""
     segments = tuple(
@@ -115,46 +108,6 @@ def _shrunk(media: Media, vision: VisionSpec) -> Media:
     if size == (media.width, media.height):
         return media
     return image_media(open_image(media).resize(size, Image.Resampling.BICUBIC))
-
-
-def rollout_metrics(groups: list[Group]) -> dict[str, float]:
-    """Return the numbers of a set of graded groups: means over trajectories."""
-    trajectories = [t for g in groups for t in g.trajectories]
-    graded = [t for t in trajectories if t.reward is not None]
-
-    def mean(values: list[float]) -> float:
-        return sum(values) / len(values) if values else 0.0
-
-    numbers = {
-        "trajectories": float(len(trajectories)),
-        "graded": float(len(graded)),
-        "reward": mean([t.reward.total for t in graded if t.reward]),
-        "accuracy": mean([float(t.reward.correct) for t in graded if t.reward]),
-        "tool_calls": mean([float(t.num_tool_calls) for t in trajectories]),
-        "executions": mean([float(t.num_executions) for t in trajectories]),
-        "tool_share": mean([float(t.num_tool_calls > 0) for t in trajectories]),
-        "sampled_tokens": mean([float(t.num_sampled_tokens) for t in trajectories]),
-        "images": mean([float(len(t.media)) for t in trajectories]),
-        "time_limits": float(
-            sum(
-                t.execution is not None and t.execution.status in ("timeout", "killed")
-                for trajectory in trajectories
-                for t in trajectory.turns
-            )
-        ),
-    }
-    for end in EndReason:
-        numbers[f"end_{end}"] = mean([float(t.end is end) for t in trajectories])
-    by_category: dict[str, list[Trajectory]] = {}
-    for group in groups:
-        if group.task.input.category:
-            by_category.setdefault(group.task.input.category, []).extend(group.trajectories)
-    for name, members in sorted(by_category.items()):
-        numbers[f"accuracy_{name}"] = mean(
-            [float(bool(t.reward and t.reward.correct)) for t in members]
-        )
-        numbers[f"tool_calls_{name}"] = mean([float(t.num_tool_calls) for t in members])
-    return numbers
 
 
 def _draw(

@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+SCHEMA = 1
+"""Version of a run folder's layout, ``run.json`` included; readers refuse newer ones."""
+
 
 class Section(BaseModel):
     """Base of every section: immutable, and unknown keys are errors."""
@@ -99,6 +102,8 @@ class RolloutConfig(Section):
     """Of the whole episode, images expanded."""
     max_images: int = Field(32, gt=0)
     """In the context of one episode."""
+    max_live_episodes: int = Field(256, gt=0)
+    """Episodes under way at the same time, in whole groups: bounds sandbox sessions and caches."""
     schedule: Literal["lockstep", "async"] = "lockstep"
     """lockstep: batches in (task, rollout, turn) order, a run depends on its seeds only."""
     end_on_code_error: bool = False

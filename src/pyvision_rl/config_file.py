@@ -17,12 +17,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pyvision_rl.config import Config
+from pyvision_rl.config import SCHEMA, Config
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.registry import describe
-
-SCHEMA = 1
-"""Version of ``run.json`` that this code reads."""
 
 _PACKAGE = Path(__file__).parent
 _PACKAGED = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")

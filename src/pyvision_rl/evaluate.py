@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
-from pyvision_rl.collect import chunks, rollout_metrics
+from pyvision_rl.assemble import Assembly, assemble, build_tasks, chunks, num_tasks
 from pyvision_rl.config import Config
+from pyvision_rl.metrics import rollout_metrics
 from pyvision_rl.rollout import Harness, derive_seed
 from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.tasks.base import TaskSet

@@ -95,28 +95,30 @@ async def run_groups(
         forced: Text that every first turn must begin with (the probe's forced action).
     """
     size = group_size or harness.config.group_size
-    lockstep = harness.config.schedule == "lockstep"
-    gate = _Gate(len(tasks) * size) if lockstep else None
+    together = max(1, harness.config.max_live_episodes // size)
     forced_ids = harness.renderer.encode(forced) if forced else ()
+    groups: list[Group] = []
+    for first in range(0, len(tasks), together):
+        jobs, part = [], tasks[first : first + together]
+        lockstep = harness.config.schedule == "lockstep"
+        gate = _Gate(len(part) * size) if lockstep else None
+        for index, task in enumerate(part, first):
+            # Made once per task: G rollouts share one prompt segment, and so one prefill.
+            prompt = harness.prompts.prompt(task.input)
+            start = _Start(prompt, harness.renderer.open(prompt.messages), forced_ids)
+            for rollout in range(size):
+                episode_seed = derive_seed(seed, index, task.id, rollout)
+                episode = _Episode(harness, task.input, start, rollout, index, episode_seed)
+                jobs.append(_graded(episode, task, gate))
+        done = await asyncio.gather(*jobs)
+        groups += [
+            Group(task, tuple(done[i * size : (i + 1) * size])) for i, task in enumerate(part)
+        ]
+    return groups
 
-    async def one(index: int, task: Task, start: _Start, rollout: int) -> Trajectory:
-        episode = _Episode(
-            harness, task.input, start, rollout, index, derive_seed(seed, index, task.id, rollout)
-        )
-        trajectory = await episode.run(gate, forced_ids)
-        return await harness.rewarder.grade(task, trajectory)
 
-    jobs = []
-    for index, task in enumerate(tasks):
-        # Made once per task: G rollouts share the very same prompt segment, and so one prefill.
-        prompt = harness.prompts.prompt(task.input)
-        start = _Start(prompt, harness.renderer.open(prompt.messages))
-        jobs += [one(index, task, start, rollout) for rollout in range(size)]
-    done = await asyncio.gather(*jobs)
-    return [
-        Group(task, tuple(done[index * size : (index + 1) * size]))
-        for index, task in enumerate(tasks)
-    ]
+async def _graded(episode: _Episode, task: Task, gate: _Gate | None) -> Trajectory:
+    return await episode.harness.rewarder.grade(task, await episode.run(gate))
 
 
 class _Gate:
@@ -148,6 +150,8 @@ class _Gate:
 class _Start:
     prompt: Prompt
     segment: Segment
+    forced: tuple[int, ...] = ()
+    """Ids that the first turn must begin with."""
 
 
 @dataclass(slots=True)
@@ -175,10 +179,10 @@ class _Episode:
     def name(self) -> str:
         return f"{self.seed:016x}"
 
-    async def run(self, gate: _Gate | None, forced: tuple[int, ...]) -> Trajectory:
+    async def run(self, gate: _Gate | None) -> Trajectory:
         error = ""
         try:
-            end = await self._loop(gate, forced)
+            end = await self._loop(gate)
         except (PolicyError, SandboxError) as failure:
             end, error = EndReason.FAILED, f"{type(failure).__name__}: {failure}"
         finally:
@@ -199,7 +203,7 @@ class _Episode:
             error=error,
         )
 
-    async def _loop(self, gate: _Gate | None, forced: tuple[int, ...]) -> EndReason:
+    async def _loop(self, gate: _Gate | None) -> EndReason:
         config = self.harness.config
         self._append(self.start.segment)
         self.next_image = len(self.start.prompt.bindings)
@@ -209,7 +213,7 @@ class _Episode:
             if gate:
                 await gate.turn()
             began = time.perf_counter()
-            completion = await self._sample(turn, forced if turn == 0 else ())
+            completion = await self._sample(turn)
             elapsed = time.perf_counter() - began
             action = parse(completion.text, completion.stop)
             self._append(Segment(completion.token_ids, True, completion.logprobs))
@@ -219,7 +223,7 @@ class _Episode:
                 return end
         raise AssertionError("the last turn always ends the episode")
 
-    async def _sample(self, turn: int, forced: tuple[int, ...]) -> Completion:
+    async def _sample(self, turn: int) -> Completion:
         room = self.harness.config.max_context_tokens - self.length
         limits = self.harness.sampling
         return await self.harness.policy.sample(
@@ -232,7 +236,7 @@ class _Episode:
                 limits=replace(limits, max_new_tokens=min(limits.max_new_tokens, room)),
                 seed=derive_seed(self.seed, turn),
                 order=(self.index, self.rollout, turn),
-                forced=forced,
+                forced=self.start.forced if turn == 0 else (),
             )
         )
 

@@ -28,8 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias
 
-from pyvision_rl.config import Config
-from pyvision_rl.config_file import SCHEMA, resolved
+from pyvision_rl.config import SCHEMA, Config
 from pyvision_rl.errors import RunError
 from pyvision_rl.media import saved_media, write_png
 from pyvision_rl.runs_codec import (
@@ -87,7 +86,7 @@ class RunWriter:
             _cut(self.path, resume_step)
             again = {"step": resume_step, "created": created, "command": command}
             info = replace(info, resumed=(*info.resumed, again))
-        info = replace(info, config=resolved(config), versions=_versions())
+        info = replace(info, config=config.model_dump(mode="json"), versions=_versions())
         for folder in ("", "rollouts", "media", "checkpoints"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         _replace(self.path / "run.json", [json.dumps(encode_info(info, SCHEMA), indent=1)])

@@ -235,7 +235,8 @@ def test_reference_page_is_fresh_and_complete():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     page = module.config_reference()
-    assert (ROOT / "docs" / "config.md").read_text() == page, "stale: run `make docs`"
+    fresh = (ROOT / "docs" / "config.md").read_text() == page
+    assert fresh, "docs/config.md is stale: run `make docs`"
     for section in (Config, TrainConfig, SftStageConfig):
         for name in section.model_fields:
             assert f"| `{name}` |" in page

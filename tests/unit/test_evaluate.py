@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvision_rl import collect, evaluate
+from pyvision_rl import assemble, evaluate
 from pyvision_rl.config import Config
 from pyvision_rl.evaluate import result_of, run_eval, score
 from pyvision_rl.types import EndReason, Reward, Trajectory
@@ -76,7 +76,7 @@ def test_run_eval_writes_every_episode_and_the_result(config: Config, tmp_path: 
 def test_a_resumed_evaluation_equals_a_whole_one(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect, "_CHUNK", 3)
+    monkeypatch.setattr(assemble, "CHUNK", 3)
     whole = run_eval(config, tmp_path / "whole")
     rollouts = tmp_path / "whole" / "rollouts"
     assert len(list(rollouts.iterdir())) == 3

@@ -744,6 +744,25 @@ def test_a_dead_template_fails_its_sessions_and_is_replaced(bench: Bench) -> Non
     assert bench.runner.run(scenario()).output == "1\n"
 
 
+@pytest.mark.parametrize("program", ["/no/such/python", "/bin/false"])
+def test_a_template_that_cannot_start_is_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    async def scenario() -> None:
+        sandbox = TemplateSandbox(SandboxConfig())
+        session = await sandbox.open({}, LIMITS, 0)
+        for _ in range(2):
+            with pytest.raises(SandboxError, match="did not start"):
+                await session.run("1")
+        await session.close()
+        await sandbox.close()
+
+    monkeypatch.setattr(sys, "executable", program)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    asyncio.run(scenario())
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
     script = """
     import asyncio, os
@@ -755,7 +774,7 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
         sandbox = TemplateSandbox(SandboxConfig())
         session = await sandbox.open({}, SandboxLimits(), 0)
         code = "import os, subprocess; os.getpid(), subprocess.Popen(['sleep', '60']).pid"
-        print(sandbox.pid, (await session.run(code)).output, sandbox.pid, flush=True)
+        print((await session.run(code)).output, sandbox.pid, flush=True)
         os.kill(os.getpid(), 9)
 
     asyncio.run(main())
@@ -765,7 +784,7 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
     source = Path(sys.modules["pyvision_rl"].__file__ or "").parent.parent
     ran = subprocess.run(
         [sys.executable, str(path)],
-        env={**os.environ, "PYTHONPATH": str(source)},
+        env={**os.environ, "PYTHONPATH": str(source), "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -773,7 +792,9 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
     )
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     words = ran.stdout.replace("(", " ").replace(")", " ").replace(",", " ").split()
-    assert all_gone([int(word) for word in words if word != "None"])
+    assert len(words) == 3
+    assert all_gone([int(word) for word in words])
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # Refusals

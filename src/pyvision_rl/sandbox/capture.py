@@ -66,7 +66,7 @@ class Capture:
 
     def figure(self, figure: Any) -> None:
         """Show a figure, once unless it was changed in between."""
-        if self._figures.get(id(figure)) is figure and not figure.stale:
+        if id(figure) in self._figures and not figure.stale:
             return
         self._figures[id(figure)] = figure
         canvas: Any = figure.canvas
@@ -143,6 +143,8 @@ class _Spares:
             axes = figure.add_subplot()
             figure._axstack.remove(axes)
             figure._localaxes.remove(axes)
+            if not callable(figure._add_axes_internal):  # what will put the axes back
+                raise TypeError
             self.figures.append(figure)
             self.axes[figure] = axes
         self._params = list(dict.values(matplotlib.rcParams))
@@ -227,8 +229,15 @@ def install(params: dict[str, Any]) -> None:
         """Show the image to whoever asked for the code to be run."""
         CAPTURE.image(image)
 
-    Image.Image.show = show  # type: ignore[method-assign]
-    ImageShow.show = lambda image, *args, **kwargs: show(image) or True
+    def shown(image: Image.Image, *args: Any, **kwargs: Any) -> bool:
+        """Show the image, and say that a viewer was found."""
+        CAPTURE.image(image)
+        return True
+
+    image_class: Any = Image.Image
+    image_class.show = show
+    viewers: Any = ImageShow
+    viewers.show = shown
     _warm()
 
 

@@ -126,7 +126,10 @@ class TemplateProcess:
                 process = _launch(theirs.fileno(), scratch, said)
                 hello = {"figure": figure, "path": _library_path(), "driver": os.getpid()}
                 ours.send(json.dumps(hello).encode())
-            except (OSError, ConfigError):
+            except OSError as error:
+                ours.close()
+                raise SandboxError(f"the sandbox template did not start: {error}") from error
+            except ConfigError:
                 ours.close()
                 raise
             theirs.close()

@@ -62,7 +62,8 @@ class TemplateSandbox:
         """Held while a cell runs."""
         self._starting = asyncio.Lock()
         self._template: TemplateProcess | None = None
-        self._scratch: Path | None = None
+        self._folders: list[Path] = []
+        """The working directory of each template; one that ends in order removes its own."""
         self._sessions: set[TemplateSession] = set()
         self._closed = False
 
@@ -96,7 +97,7 @@ class TemplateSandbox:
         return session
 
     async def close(self) -> None:
-        """End every session, then the template, and remove the scratch folder. Idempotent."""
+        """End every session, then the template, and remove their folders. Idempotent."""
         self._closed = True
         for session in tuple(self._sessions):
             await session.close()
@@ -104,9 +105,8 @@ class TemplateSandbox:
             if self._template is not None:
                 await self._template.stop()
                 self._template = None
-            if self._scratch is not None:
-                await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
-                self._scratch = None
+            while self._folders:
+                await asyncio.to_thread(shutil.rmtree, self._folders.pop(), ignore_errors=True)
 
     async def spawn(self) -> Child:
         """Return a fresh child for a session; a template that died is replaced first.
@@ -117,12 +117,9 @@ class TemplateSandbox:
         async with self._starting:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
-            if self._scratch is None:
-                self._scratch = Path(tempfile.mkdtemp(prefix="pyvision-rl-"))
             if self._template is None or self._template.lost:
-                # A folder per template: children of the lost one may still hold theirs.
-                folder = Path(tempfile.mkdtemp(dir=self._scratch))
-                self._template = await TemplateProcess.start(self._figure, folder)
+                self._folders.append(Path(tempfile.mkdtemp(prefix="pyvision-rl-")))
+                self._template = await TemplateProcess.start(self._figure, self._folders[-1])
             template = self._template
         return await template.spawn()
 

@@ -75,6 +75,7 @@ class Template:
                 os.kill(pid, signal.SIGKILL)  # it may not lead its group yet
                 _kill_group(pid)
             self._reap(block=True)
+            shutil.rmtree(os.getcwd(), ignore_errors=True)  # noqa: PTH109 - as a name
 
     def _obey(self) -> bool:
         """Carry out one message; False when the driver is gone."""

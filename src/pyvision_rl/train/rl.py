@@ -9,17 +9,17 @@ stale. A resumed run continues bit-identically under the lockstep schedule.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pyvision_rl.advantages import assign
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
-from pyvision_rl.collect import rollout_metrics
 from pyvision_rl.config import Config
 from pyvision_rl.errors import TrainError
 from pyvision_rl.evaluate import EvalResult, evaluate_now
+from pyvision_rl.metrics import rollout_metrics, selection_metrics
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.selection import num_usable, select
@@ -35,7 +35,7 @@ from pyvision_rl.train.checkpoints import (
 )
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner
-from pyvision_rl.types import Batch, Group, Task
+from pyvision_rl.types import Group, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def _train_step(
     groups = _collect(assembly, stream, step)
     batch = select(groups, config.selection)
     sampled = time.perf_counter()
-    numbers = rollout_metrics(groups) | _selection_metrics(groups, batch)
+    numbers = rollout_metrics(groups) | selection_metrics(groups, batch)
     if batch.samples:
         stats = learner.update(batch, config.policy.temperature)
         numbers |= {f"train_{k}": v for k, v in asdict(stats).items() if k != "step"}
@@ -202,21 +202,6 @@ def _collect(assembly: Assembly, stream: TaskStream, step: int) -> list[Group]:
             f"{selection.groups_per_step}. The tasks are too hard or too easy for this model"
         )
     return groups
-
-
-def _selection_metrics(groups: Sequence[Group], batch: Batch) -> dict[str, float]:
-    numbers = {
-        "groups": float(len(groups)),
-        "groups_trained": float(len({s.trajectory.task_id for s in batch.samples})),
-        "kept": float(len(batch.samples)),
-        "correct_negative_advantage": float(
-            sum(
-                s.advantage < 0 and s.trajectory.reward is not None and s.trajectory.reward.correct
-                for s in batch.samples
-            )
-        ),
-    }
-    return numbers | {f"dropped_{k}": float(v) for k, v in batch.dropped.items()}
 
 
 def _eval_metrics(result: EvalResult) -> dict[str, float]:

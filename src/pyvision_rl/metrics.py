@@ -1,0 +1,68 @@
+"""The numbers of one step: means over its trajectories, and what selection made of them.
+
+In: graded groups and the batch selected from them. Out: flat name -> number mappings for
+``metrics.jsonl``. Nothing here influences training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pyvision_rl.types import Batch, EndReason, ExecStatus, Group, Trajectory
+
+
+def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Return the numbers of a set of graded groups: means over trajectories."""
+    trajectories = [t for g in groups for t in g.trajectories]
+    graded = [t.reward for t in trajectories if t.reward is not None]
+    numbers = {
+        "trajectories": float(len(trajectories)),
+        "graded": float(len(graded)),
+        "reward": _mean(r.total for r in graded),
+        "accuracy": _mean(r.correct for r in graded),
+        "tool_calls": _mean(t.num_tool_calls for t in trajectories),
+        "executions": _mean(t.num_executions for t in trajectories),
+        "tool_share": _mean(t.num_tool_calls > 0 for t in trajectories),
+        "sampled_tokens": _mean(t.num_sampled_tokens for t in trajectories),
+        "images": _mean(len(t.media) for t in trajectories),
+        # A run in which a time limit was hit may differ from its repetition.
+        "time_limits": float(sum(_hit_time_limit(t) for t in trajectories)),
+    }
+    for end in EndReason:
+        numbers[f"end_{end}"] = _mean(t.end is end for t in trajectories)
+    by_category: dict[str, list[Trajectory]] = {}
+    for group in groups:
+        if group.task.input.category:
+            by_category.setdefault(group.task.input.category, []).extend(group.trajectories)
+    for name, members in sorted(by_category.items()):
+        numbers[f"accuracy_{name}"] = _mean(
+            t.reward is not None and t.reward.correct for t in members
+        )
+        numbers[f"tool_calls_{name}"] = _mean(t.num_tool_calls for t in members)
+    return numbers
+
+
+def selection_metrics(groups: Sequence[Group], batch: Batch) -> dict[str, float]:
+    """Return what selection kept and dropped, in trajectories, by reason."""
+    numbers = {
+        "groups": float(len(groups)),
+        "groups_trained": float(len({s.trajectory.task_id for s in batch.samples})),
+        "kept": float(len(batch.samples)),
+        "correct_negative_advantage": float(
+            sum(
+                s.advantage < 0 and s.trajectory.reward is not None and s.trajectory.reward.correct
+                for s in batch.samples
+            )
+        ),
+    }
+    return numbers | {f"dropped_{k}": float(v) for k, v in batch.dropped.items()}
+
+
+def _hit_time_limit(trajectory: Trajectory) -> int:
+    executions = [t.execution for t in trajectory.turns if t.execution is not None]
+    return sum(e.status in (ExecStatus.TIMEOUT, ExecStatus.KILLED) for e in executions)
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else 0.0

@@ -47,7 +47,7 @@ test-slow: $(STAMP)  ## soaks, several seeds, fresh environments
 	@$(call timed,slow tests,$(PYTEST) -q -m slow)
 
 test-peers: $(STAMP)  ## comparisons with other libraries
-	@$(call timed,peer tests,$(PYTEST) -q -m peer)
+	@$(call timed,peer tests,$(PYTEST) -q -m peer || { code=$$?; [ $$code = 5 ] && echo "no peer tests yet"; })
 
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	@$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -70,12 +71,20 @@ def main() -> int:
     parser.add_argument("--config", default="rl", help="rl, learn, or a config's name or file")
     parser.add_argument("--work", type=Path, help="folder of the seeds' demos; kept")
     parser.add_argument(
+        "--cold-starts",
+        type=Path,
+        help="work folder of another benchmark whose cold starts are taken over, seed by seed",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="a few steps; the numbers mean nothing"
     )
     options = parser.parse_args()
     config = CONFIGS.get(options.config, options.config)
     work = options.work or Path("runs") / f"bench-{Path(config).stem}"
     began = time.monotonic()
+    if options.cold_starts:
+        for seed in options.seeds:
+            take_over(options.cold_starts, work, Plan(seed, config, options.quick))
     failed = run_seeds(options.seeds, work, config, jobs=options.jobs, quick=options.quick)
     demos = {
         s: json.loads((work / f"seed-{s}" / "demo.json").read_text())
@@ -140,7 +149,7 @@ def run_seeds(
         print(f"seed {seed}: running", file=sys.stderr, flush=True)
         # One process at a time: the seeds share the cores.
         command = [sys.executable, "-m", "pyvision_rl.demo", "--seed", str(seed)]
-        command += ["--out", str(folder), "--jobs", "1", "--rl-config", config]
+        command += ["--out", str(folder), "--jobs", "1", "--threads", "1", "--rl-config", config]
         command += ["--quick"] if quick else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         print(f"seed {seed}: exit code {done.returncode}", file=sys.stderr, flush=True)
@@ -154,6 +163,23 @@ def run_seeds(
     with ThreadPoolExecutor(jobs) as pool:
         reasons = dict(zip(seeds, pool.map(one, seeds), strict=True))
     return {seed: reason for seed, reason in reasons.items() if reason}
+
+
+def take_over(source: Path, work: Path, plan: Plan) -> None:
+    """Copy one seed's finished model and cold start, so that only RL differs between benchmarks.
+
+    A seed whose folder is there already is left alone; one without a cold start makes its own.
+    """
+    old, new = source / f"seed-{plan.seed}", work / f"seed-{plan.seed}"
+    notes = [old / "logs" / f"{stage}.done.json" for stage in ("new-model", "cold-start")]
+    if new.exists() or not all(note.exists() for note in notes):
+        return
+    (new / "logs").mkdir(parents=True)
+    for folder in ("model", "sft"):
+        shutil.copytree(old / folder, new / folder, symlinks=True)
+    for note in notes:
+        shutil.copy(note, new / "logs")
+    (new / "plan.json").write_text(json.dumps(asdict(plan)))
 
 
 def _check_plan(folder: Path, plan: Plan) -> None:

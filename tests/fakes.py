@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from PIL import Image
 
-from pyvision_rl.config import RewardsConfig, TasksConfig
+from pyvision_rl.config import RewardsConfig, SandboxConfig, TasksConfig
 from pyvision_rl.media import image_media
 from pyvision_rl.rewards.base import Grade
-from pyvision_rl.types import Gold, Task, TaskInput, Trajectory
+from pyvision_rl.sandbox.base import SandboxLimits, Session
+from pyvision_rl.sandbox.template import TemplateSandbox
+from pyvision_rl.types import Execution, Gold, Media, Task, TaskInput, Trajectory
 
 
 class Colours:
@@ -42,3 +47,31 @@ class ParityGrader:
     async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
         even = sum(len(t.text) for t in trajectory.turns) % 2 == 0
         return Grade(float(even), even, "parity")
+
+
+class GreySandbox:
+    """The template sandbox, but every picture the model is shown is plain grey."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self._inner = TemplateSandbox(config)
+
+    async def open(
+        self, bindings: Mapping[str, Media], limits: SandboxLimits, seed: int
+    ) -> GreySession:
+        return GreySession(await self._inner.open(bindings, limits, seed))
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class GreySession:
+    def __init__(self, inner: Session) -> None:
+        self._inner = inner
+
+    async def run(self, code: str) -> Execution:
+        done = await self._inner.run(code)
+        grey = [image_media(Image.new("RGB", (m.width, m.height), "grey")) for m in done.images]
+        return replace(done, images=tuple(grey))
+
+    async def close(self) -> None:
+        await self._inner.close()

@@ -137,4 +137,5 @@ def _finish(what: str, target: str, findings: Sequence[Finding], *, as_json: boo
 def _next(what: str, target: str) -> str:
     if what == "config":
         return f"pvrl check tasks {target}"
-    return "pvrl rollout CONFIG" if ":" in target or "." in target else f"pvrl rollout {target}"
+    runs = target.endswith((".toml", ".json")) or not (":" in target or "." in target)
+    return f"pvrl rollout {target}" if runs else "pvrl rollout CONFIG"

@@ -27,6 +27,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.config_file import find_config, load_config, resolved
 from pyvision_rl.errors import ConfigError, PVRLError
 from pyvision_rl.registry import missing
+from pyvision_rl.train.interrupts import Interrupted
 
 P = ParamSpec("P")
 
@@ -86,6 +87,9 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
         try:
             verb(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Interrupted as stop:
+            complain(f"stopped after a whole step, and saved; go on with: {stop.resume}")
             raise
         except KeyboardInterrupt as error:
             complain(str(error) or "interrupted")

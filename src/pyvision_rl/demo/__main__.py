@@ -7,6 +7,7 @@ again to go on).
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder to fill; default runs/demo-seed<SEED>")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one core each")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=min(2, os.cpu_count() or 1),
+        help="CPU threads of the cold start, which runs alone; changes the last bits",
+    )
     parser.add_argument("--rl-config", default=RL_CONFIG, help="packaged config or TOML file")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see it run")
     options = parser.parse_args()
@@ -39,7 +46,7 @@ def main() -> int:
     console, errors = Console(), Console(stderr=True)
     if not console.is_terminal:
         console = Console(width=_WIDTH)
-    plan = Plan(options.seed, options.rl_config, options.quick)
+    plan = Plan(options.seed, options.rl_config, options.quick, options.threads)
     console.print(f"demo, seed {plan.seed}, in {out}", highlight=False)
     try:
         result = run_demo(plan, out, jobs=options.jobs, console=console)

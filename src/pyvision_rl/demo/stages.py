@@ -30,7 +30,7 @@ from pyvision_rl.runs import RunReader
 SFT_CONFIG = "tiny_image_sft"
 RL_CONFIG = "tiny_image_rl"
 ARMS = ("plain", "tool_reward")
-_EVAL_EVERY = 5
+_EVAL_EVERY = 12
 _PLAN = "plan.json"
 _RESULT = "demo.json"
 
@@ -43,6 +43,8 @@ class Plan:
     rl_config: str = RL_CONFIG
     quick: bool = False
     """A few steps on a few tasks: everything runs, the numbers mean nothing."""
+    threads: int = 1
+    """CPU threads of the cold start; another number gives other last bits, and so another run."""
     version: str = __version__
 
 
@@ -119,7 +121,10 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
     ]
     return [
         ("new model", [sft("new-model", "model")]),
-        ("cold start", [sft("sft", "sft", f"policy.model={new}", "policy.threads=1")]),
+        (
+            "cold start",
+            [sft("sft", "sft", f"policy.model={new}", f"policy.threads={plan.threads}")],
+        ),
         ("probe", [rl("probe", "probe")]),
         ("RL, two arms", [plain, rl("rl", "rl-tool_reward", every)]),
         ("held-out evaluation", evaluations),

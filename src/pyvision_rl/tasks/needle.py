@@ -220,24 +220,29 @@ class NeedleTasks:
         return _window(rng, None if rng.random() < self.options.miss else tile, side)
 
     def _scene_pairs(self, number: int) -> list[Pair]:
-        """Four pairs, of two scenes."""
+        """Four pairs, of three scenes."""
         rng = self._rng(number, _PAIRS)
-        canvas, scene = self._example(rng)
+        categories = self.options.categories
+        canvas, scene = self._example(rng, categories[rng.integers(len(categories))])
+        # From another scene: a large tile has only one window, so its crops would be equal.
+        other = self._example(rng, categories[rng.integers(len(categories))])
         tile = scene.tiles[rng.integers(len(scene.tiles))]
         context = _shrunk(canvas, self.options.context_px)
         place = f"{tile.x * CELL_PX},{tile.y * CELL_PX}"
+        # The largest tiles there are: a digit too small to read teaches nothing but its absence.
+        large, shown = self._example(rng, categories[0])
+        read = shown.tiles[rng.integers(len(shown.tiles))]
+        whole = _shrunk(large, self.options.context_px)
         return [
             Pair((context, Text(f"{tile.color} box at")), place, raw=True),
             self._crop_pair(rng, canvas, scene),
-            # From another scene: an easy tile has only one window, so its crops would be equal.
-            self._crop_pair(rng, *self._example(rng)),
-            Pair((context, Text(f"{tile.color} digit:")), str(tile.digit), raw=True),
+            self._crop_pair(rng, *other),
+            Pair((whole, Text(f"{read.color} digit:")), str(read.digit), raw=True),
         ]
 
-    def _example(self, rng: np.random.Generator) -> tuple[Image.Image, Scene]:
-        """A picture of any category, and what it shows."""
+    def _example(self, rng: np.random.Generator, category: Category) -> tuple[Image.Image, Scene]:
+        """A picture of a category, and what it shows."""
         options = self.options
-        category = options.categories[rng.integers(len(options.categories))]
         scene = plan(rng, category, options.split, options.sizes(category))
         return paint(scene, rng), scene
 

@@ -1,0 +1,73 @@
+"""Ctrl-C and SIGTERM in a real process: the step is finished, saved, and resumable."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import make_tiny
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+seed = 3
+[tasks]
+name = "tests.fakes:Colours"
+[prompts]
+template = "minimal"
+[policy]
+model = "{model}"
+max_new_tokens = 12
+threads = 1
+[sandbox]
+name = "scripted"
+[rollout]
+group_size = 4
+max_context_tokens = 1500
+[rewards]
+name = "tests.fakes:ParityGrader"
+[selection]
+groups_per_step = 2
+[train]
+learning_rate = 1e-3
+steps = 100000
+save_every = 100000
+"""
+
+
+def pvrl(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pyvision_rl.cli.main", *words],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_prints_the_resume_command(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    make_tiny(tmp_path / "model")
+    (tmp_path / "run.toml").write_text(CONFIG.format(model=tmp_path / "model"))
+    out = tmp_path / "out"
+    process = pvrl("rl", str(tmp_path / "run.toml"), "--out", str(out))
+    deadline = time.monotonic() + 120
+    metrics = out / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    assert f"pvrl rl --resume {out}" in said
+    steps = len(metrics.read_text().splitlines())
+    assert (out / "final" / "model.safetensors").exists()
+    again = pvrl("rl", "--resume", str(out), "--set", f"train.steps={steps + 1}")
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert len(metrics.read_text().splitlines()) == steps + 1

@@ -7,12 +7,23 @@ from dataclasses import replace
 
 from PIL import Image
 
-from pyvision_rl.config import RewardsConfig, SandboxConfig, TasksConfig
+from pyvision_rl.config import PolicyConfig, RewardsConfig, SandboxConfig, TasksConfig
+from pyvision_rl.errors import PolicyError
 from pyvision_rl.media import image_media
+from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.sandbox.base import SandboxLimits, Session
 from pyvision_rl.sandbox.template import TemplateSandbox
-from pyvision_rl.types import Execution, Gold, Media, Task, TaskInput, Trajectory
+from pyvision_rl.types import (
+    Completion,
+    Execution,
+    Gold,
+    Media,
+    SampleRequest,
+    Task,
+    TaskInput,
+    Trajectory,
+)
 
 
 class Colours:
@@ -75,3 +86,19 @@ class GreySession:
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+class Unreachable:
+    """A policy whose server is gone."""
+
+    def __init__(self, config: PolicyConfig, renderer: Renderer) -> None:
+        pass
+
+    async def sample(self, request: SampleRequest) -> Completion:
+        raise PolicyError("the server is gone")
+
+    def release(self, episode: str) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass

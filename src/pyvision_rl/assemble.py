@@ -45,6 +45,7 @@ class Assembly:
     model: VisionLanguageModel | None = None
     """Set when the policy is in-process."""
     _runner: asyncio.Runner = field(default_factory=asyncio.Runner)
+    _closed: bool = False
 
     def rollout(self, tasks: Sequence[Task], *, seed: int, **options: Any) -> list[Group]:
         """Return one graded group per task (see ``rollout.run_groups``)."""
@@ -54,9 +55,14 @@ class Assembly:
 
     def close(self) -> None:
         """End policy and sandbox. Idempotent."""
-        self._runner.run(self.harness.policy.close())
-        self._runner.run(self.harness.sandbox.close())
-        self._runner.close()
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._runner.run(self.harness.policy.close())
+        finally:
+            self._runner.run(self.harness.sandbox.close())
+            self._runner.close()
 
     def __enter__(self) -> Assembly:
         return self

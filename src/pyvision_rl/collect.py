@@ -20,7 +20,6 @@ from pyvision_rl.media import image_media, open_image
 from pyvision_rl.metrics import rollout_metrics
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
-from pyvision_rl.selection import select
 from pyvision_rl.tasks.base import Scripted, TaskSet
 from pyvision_rl.types import EndReason, Media, Task, Trajectory
 
@@ -58,11 +57,7 @@ def collect_scripts(
             )
             for group in groups:
                 trajectory = group.trajectories[0]
-                if trajectory.end is not EndReason.ANSWERED:
-                    raise TrainError(
-                        f"a script of task set {tasks_config.name!r} did not reach its answer: "
-                        f"task {trajectory.task_id!r} ended {trajectory.end} {trajectory.error}"
-                    )
+                _check_script(trajectory, tasks_config.name)
                 trajectories.append(shrink(trajectory, seen_by) if seen_by else trajectory)
     return trajectories
 
@@ -88,10 +83,24 @@ def run_rollout(config: Config, out: Path, report: Callable[[str], None] = lambd
                 assign(g, normalize_std=config.selection.normalize_std)
                 for g in assembly.rollout(drawn, seed=seed)
             ]
-            writer.rollouts(step, groups, select(groups, config.selection))
+            # Nothing is selected: a rollout run keeps all it made, for whoever reads it.
+            writer.rollouts(step, groups)
             writer.metrics(step, rollout_metrics(groups))
             report(f"rolled out {chunk.stop} of {total} tasks")
     return out
+
+
+def _check_script(trajectory: Trajectory, name: str) -> None:
+    """Refuse a script that would teach an error, a wrong answer, or none."""
+    raised = next((e for t in trajectory.turns if (e := t.execution) and e.status != "ok"), None)
+    right = trajectory.reward is not None and trajectory.reward.correct
+    if trajectory.end is EndReason.ANSWERED and right and raised is None:
+        return
+    what = raised.error if raised else trajectory.error
+    raise TrainError(
+        f"a script of task set {name!r} does not solve its task: {trajectory.task_id!r} ended "
+        f"{trajectory.end} with answer {trajectory.answer!r} {what}".rstrip()
+    )
 
 
 def shrink(trajectory: Trajectory, vision: VisionSpec) -> Trajectory:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, chunks, num_tasks
 from pyvision_rl.config import Config
+from pyvision_rl.errors import RunError
 from pyvision_rl.metrics import rollout_metrics
 from pyvision_rl.rollout import Harness, derive_seed
-from pyvision_rl.runs import RunReader, RunWriter
+from pyvision_rl.runs import RunReader, RunWriter, read_info
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.types import EndReason, Group, Trajectory
 
@@ -165,21 +166,35 @@ def run_eval(
         report: Receives one line per chunk.
     """
     tasks, total = held_out(config)
-    pieces = chunks(total)
-    done = len(RunReader(resume).steps()) if resume else 0
+    done, items = 0, []
+    if resume:
+        _refuse_other_config(resume, config)
+        reader = RunReader(resume)
+        done = len(reader.steps())
+        saved = (reader.trajectories(step) for step in range(1, done + 1))
+        items = [(r.task.id, r.task.input.category, r.trajectory) for rs in saved for r in rs]
     with (
         assemble(config) as assembly,
         RunWriter(out, config, verb="eval", resume_step=done if resume else None) as writer,
     ):
-        for step, chunk in enumerate(pieces, 1):
+        for step, chunk in enumerate(chunks(total), 1):
             if step <= done:
                 continue
             groups = evaluate(assembly, tasks, chunk)
             writer.rollouts(step, groups)
             writer.metrics(step, rollout_metrics(groups))
+            items += judged(groups)
             report(f"evaluated {chunk.stop} of {total} tasks")
-    reader = RunReader(out)
-    items = [(r.task.id, r.task.input.category, r.trajectory) for r in reader.trajectories()]
     result = result_of(items)
     (out / "result.json").write_text(json.dumps(result.to_json(), indent=2) + "\n")
     return result
+
+
+def _refuse_other_config(resume: Path, config: Config) -> None:
+    before, now = read_info(resume).config, config.model_dump(mode="json")
+    other = [key for key in now if key != "run" and before.get(key) != now[key]]
+    if other:
+        raise RunError(
+            f"{resume} was evaluated with another [{other[0]}] section; a result of two configs "
+            "means nothing: start a new one"
+        )

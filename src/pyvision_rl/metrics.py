@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pyvision_rl.errors import TrainError
 from pyvision_rl.types import Batch, EndReason, ExecStatus, Group, Trajectory
 
 
@@ -35,18 +36,19 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         if group.task.input.category:
             by_category.setdefault(group.task.input.category, []).extend(group.trajectories)
     for name, members in sorted(by_category.items()):
-        numbers[f"accuracy_{name}"] = _mean(
-            t.reward is not None and t.reward.correct for t in members
-        )
+        numbers[f"accuracy_{name}"] = _mean(t.reward.correct for t in members if t.reward)
         numbers[f"tool_calls_{name}"] = _mean(t.num_tool_calls for t in members)
     return numbers
 
 
 def selection_metrics(groups: Sequence[Group], batch: Batch) -> dict[str, float]:
     """Return what selection kept and dropped, in trajectories, by reason."""
+    # By identity: an epoch's border may draw one task twice in a step.
+    used = {id(s.trajectory) for s in batch.samples}
+    trained = sum(any(id(t) in used for t in g.trajectories) for g in groups)
     numbers = {
         "groups": float(len(groups)),
-        "groups_trained": float(len({s.trajectory.task_id for s in batch.samples})),
+        "groups_trained": float(trained),
         "kept": float(len(batch.samples)),
         "correct_negative_advantage": float(
             sum(
@@ -56,6 +58,22 @@ def selection_metrics(groups: Sequence[Group], batch: Batch) -> dict[str, float]
         ),
     }
     return numbers | {f"dropped_{k}": float(v) for k, v in batch.dropped.items()}
+
+
+def check_failures(groups: Sequence[Group], most: float, where: str) -> str:
+    """Return a remark on the episodes that we failed to run, or "" when there are none.
+
+    Raises:
+        TrainError: Their share is above ``most``: what is left would be a biased sample.
+    """
+    episodes = [t for g in groups for t in g.trajectories]
+    failed = [t for t in episodes if t.end is EndReason.FAILED]
+    if not failed:
+        return ""
+    remark = f"{where}: {len(failed)} of {len(episodes)} episodes failed: {failed[0].error}"
+    if len(failed) > most * len(episodes):
+        raise TrainError(f"{remark} (rollout.max_failed_share = {most})")
+    return remark
 
 
 def _hit_time_limit(trajectory: Trajectory) -> int:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config, ProbeConfig
+from pyvision_rl.errors import ConfigError
 from pyvision_rl.evaluate import Score, judged, score
+from pyvision_rl.metrics import check_failures
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.types import Group, Trajectory
 
@@ -84,6 +86,7 @@ def probe_model(assembly: Assembly) -> ProbeResult:
         )
 
     free, tool, direct = (roll(f) for f in ("", config.probe.tool_start, config.probe.direct_start))
+    check_failures([*free, *tool, *direct], config.rollout.max_failed_share, "the probe")
     return _result(config.probe, free, tool, direct)
 
 
@@ -94,13 +97,19 @@ def _result(
     weights = config.category_weights or {
         n: sum(g.task.input.category == n for g in free) for n in names
     }
-    total = math.fsum(weights.get(n, 0.0) for n in names) or 1.0
+    if sorted(weights) != names:
+        raise ConfigError(
+            f"probe.category_weights names {', '.join(sorted(weights))}; "
+            f"the probe's tasks are of: {', '.join(names)}"
+        )
+    total = math.fsum(weights.values()) or 1.0
     share = gain = paid = variance = paid_variance = 0.0
     for name in names:
-        weight = weights.get(name, 0.0) / total
+        weight = weights[name] / total
         rows = [i for i, g in enumerate(free) if g.task.input.category == name]
-        plain_d = [_mean(tool[i], _accuracy) - _mean(direct[i], _accuracy) for i in rows]
-        paid_d = [_mean(tool[i], _reward) - _mean(direct[i], _reward) for i in rows]
+        pairs = [(tool[i], direct[i]) for i in rows if _graded(tool[i]) and _graded(direct[i])]
+        plain_d = [_mean(t, _accuracy) - _mean(d, _accuracy) for t, d in pairs]
+        paid_d = [_mean(t, _reward) - _mean(d, _reward) for t, d in pairs]
         share += weight * _average([_mean(free[i], _used_tool) for i in rows])
         gain += weight * _average(plain_d)
         paid += weight * _average(paid_d)
@@ -135,8 +144,13 @@ def _used_tool(trajectory: Trajectory) -> float:
     return float(trajectory.num_tool_calls > 0)
 
 
+def _graded(group: Group) -> list[Trajectory]:
+    return [t for t in group.trajectories if t.reward is not None]
+
+
 def _mean(group: Group, of: Callable[[Trajectory], float]) -> float:
-    return _average([of(t) for t in group.trajectories])
+    # What we failed to run or to grade says nothing about the model.
+    return _average([of(t) for t in _graded(group)])
 
 
 def _average(values: Sequence[float]) -> float:

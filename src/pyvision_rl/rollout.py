@@ -276,7 +276,7 @@ class _Episode:
         """Append an observation whole, images and pads together, or not at all."""
         config = self.harness.config
         segment = self.harness.renderer.observe(completion, observation.message)
-        if self.num_images + len(segment.media) > config.max_images:
+        if segment.media and self.num_images + len(segment.media) > config.max_images:
             return EndReason.IMAGE_LIMIT
         if self.length + self.harness.renderer.length(segment) >= config.max_context_tokens:
             return EndReason.TOKEN_LIMIT

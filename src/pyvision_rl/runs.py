@@ -83,6 +83,8 @@ class RunWriter:
             info = RunInfo(verb, {}, created=created, command=command)
         else:
             info = read_info(self.path)
+            if info.verb != verb:
+                raise RunError(f"{self.path} is a run of {info.verb!r}; {verb} cannot go on in it")
             _cut(self.path, resume_step)
             again = {"step": resume_step, "created": created, "command": command}
             info = replace(info, resumed=(*info.resumed, again))
@@ -281,12 +283,9 @@ def _records(graded: Sequence[Graded]) -> list[SavedRollout]:
 
 def _selected(graded: Sequence[Graded], batch: Batch) -> list[SavedRollout]:
     """Return every trajectory of a batch, used or rejected, in the order of the groups."""
-    tasks = {group.task.id: group.task for group in graded if isinstance(group, Group)}
-    order = {task_id: index for index, task_id in enumerate(tasks)}
-    kept = [(s.trajectory, s.advantage, None) for s in batch.samples]
-    left = [(r.trajectory, r.advantage, r.reason) for r in batch.rejected]
-    saved = [SavedRollout(tasks[t.task_id], t, a, reason) for t, a, reason in (*kept, *left)]
-    return sorted(saved, key=lambda s: (order[s.task.id], s.trajectory.rollout))
+    # By identity: one task may have been drawn twice in a step.
+    reasons = {id(r.trajectory): r.reason for r in batch.rejected}
+    return [replace(s, reason=reasons.get(id(s.trajectory))) for s in _records(graded)]
 
 
 def _command() -> str:

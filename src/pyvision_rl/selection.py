@@ -26,6 +26,8 @@ from pyvision_rl.types import (
 )
 
 _ZERO_STD = 1e-6
+_ALWAYS = ("infra", "ungraded")
+"""Applied whether configured or not: what was not graded cannot be trained on."""
 
 
 def _has_tool_image(trajectory: Trajectory) -> bool:
@@ -97,7 +99,8 @@ def _filter(
     groups: Sequence[Group], config: SelectionConfig
 ) -> tuple[list[_Candidate], list[Rejected]]:
     check_filters(config)
-    by_trajectory = [f for f in config.filters if f in TRAJECTORY_FILTERS]
+    chosen = [f for f in config.filters if f in TRAJECTORY_FILTERS and f not in _ALWAYS]
+    by_trajectory = [*_ALWAYS, *chosen]
     by_group = [f for f in config.filters if f in GROUP_FILTERS]
     candidates: list[_Candidate] = []
     rejected: list[Rejected] = []

@@ -170,6 +170,10 @@ def test_09_too_many_images_end_the_episode_before_they_are_shown() -> None:
     assert (done.end, len(done.media)) == (EndReason.IMAGE_LIMIT, 2)
 
 
+def test_09b_too_many_images_of_a_task_end_nothing_but_further_pictures() -> None:
+    assert play([CODE, ANSWER], [PRINTED], max_images=1).end is EndReason.ANSWERED
+
+
 def test_10_our_own_failure_is_never_the_models() -> None:
     def broken(run: int, code: str) -> Execution:
         raise SandboxError("the template died")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from pyvision_rl.images import VisionSpec, num_tokens, patches
 from pyvision_rl.media import image_media
 from pyvision_rl.runs import RunReader
 from pyvision_rl.types import EndReason, Segment, Trajectory
+from tests.fakes import Colours
 
 CONFIG = Config.model_validate(
     {
@@ -41,6 +44,29 @@ def test_a_script_that_does_not_reach_its_answer_is_an_error_that_names_the_task
         collect_scripts(broken, TASKS, 3)
 
 
+@pytest.mark.parametrize(
+    ("turns", "word"),
+    [
+        (("<answer>\n\\boxed{no such colour}\n</answer>",), "with answer 'no such colour'"),
+        (("```python\nx\n```", "```python\nx\n```"), "ended turn_limit"),
+    ],
+)
+def test_a_script_that_teaches_something_wrong_is_refused(
+    turns: tuple[str, ...], word: str
+) -> None:
+    class Wrong(Colours):
+        def script(self, index: int) -> tuple[str, ...]:
+            return turns
+
+    sys.modules["wrong_colours"] = types.ModuleType("wrong_colours")
+    sys.modules["wrong_colours"].Wrong = Wrong  # type: ignore[attr-defined]
+    one_call = CONFIG.model_copy(
+        update={"rollout": CONFIG.rollout.model_copy(update={"max_tool_calls": 1})}
+    )
+    with pytest.raises(TrainError, match=word):
+        collect_scripts(one_call, TasksConfig(name="wrong_colours:Wrong"), 1)
+
+
 def test_a_task_set_without_scripts_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (28, 28)).save(tmp_path / "a.png")
     rows = tmp_path / "tasks.jsonl"
@@ -53,7 +79,7 @@ def test_a_rollout_run_keeps_every_trajectory(tmp_path: Path) -> None:
     run_rollout(CONFIG, tmp_path / "run")
     saved = list(RunReader(tmp_path / "run").trajectories())
     assert len(saved) == 8 * 2
-    assert {s.reason for s in saved} == {"zero_std"}, "scripts do not differ within a group"
+    assert all(s.kept for s in saved), "nothing is selected, whatever [selection] says"
     assert {s.trajectory.end for s in saved} == {EndReason.ANSWERED}
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from pyvision_rl import assemble, evaluate
+from pyvision_rl.collect import run_rollout
 from pyvision_rl.config import Config
+from pyvision_rl.errors import RunError
 from pyvision_rl.evaluate import result_of, run_eval, score
 from pyvision_rl.types import EndReason, Reward, Trajectory
 from tests.tiny_models import make_tiny
@@ -87,6 +89,25 @@ def test_a_resumed_evaluation_equals_a_whole_one(
     assert resumed == whole
     after = (tmp_path / "cut" / "rollouts" / "step_000001.jsonl").stat().st_mtime_ns
     assert after == before, "finished chunks are not run again"
+
+
+def test_the_result_does_not_depend_on_what_the_folder_keeps(
+    config: Config, tmp_path: Path
+) -> None:
+    none = config.model_copy(update={"run": config.run.model_copy(update={"rollouts": "none"})})
+    assert run_eval(none, tmp_path / "none") == run_eval(config, tmp_path / "all")
+
+
+def test_only_an_evaluation_of_the_same_config_can_be_gone_on_with(
+    config: Config, tmp_path: Path
+) -> None:
+    run_eval(config, tmp_path / "run")
+    other = config.model_copy(update={"seed": 9})
+    with pytest.raises(RunError, match=r"another \[seed\] section"):
+        run_eval(other, tmp_path / "run", resume=tmp_path / "run")
+    run_rollout(config, tmp_path / "rollout")
+    with pytest.raises(RunError, match="a run of 'rollout'; eval cannot go on in it"):
+        run_eval(config, tmp_path / "rollout", resume=tmp_path / "rollout")
 
 
 def test_two_evaluations_of_one_model_are_equal(config: Config, tmp_path: Path) -> None:

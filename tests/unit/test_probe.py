@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pyvision_rl.config import ProbeConfig
+from pyvision_rl.errors import ConfigError
 from pyvision_rl.probe import ProbeResult, _result
 from pyvision_rl.types import (
     EndReason,
@@ -70,6 +71,17 @@ def test_standard_error_pairs_tasks() -> None:
     direct = [DIRECT[0], group("f", "easy", 1, 1)]
     got = _result(ProbeConfig(), tool, tool, direct)
     assert got.gain_se == pytest.approx(0.25)
+
+
+def test_weights_must_name_the_drawn_categories() -> None:
+    with pytest.raises(ConfigError, match=r"names eassy; the probe's tasks are of: easy, hard"):
+        _result(ProbeConfig(category_weights={"eassy": 1}), FREE, TOOL, DIRECT)
+
+
+def test_what_we_failed_to_run_says_nothing_about_the_model() -> None:
+    failed = Trajectory("e", 2, (), (), (), EndReason.FAILED, error="no template")
+    tool = [replace(TOOL[0], trajectories=(*TOOL[0].trajectories, failed)), TOOL[1]]
+    assert _result(ProbeConfig(), FREE, tool, DIRECT).gain == pytest.approx(0.25)
 
 
 def test_distance_is_zero_inside_the_window_and_adds_up_outside() -> None:

@@ -87,6 +87,16 @@ def test_failed_episodes_are_dropped_as_infra_and_never_as_ungraded() -> None:
     assert batch.dropped == {"infra": 2}
 
 
+@pytest.mark.parametrize("end", [EndReason.FAILED, EndReason.ANSWERED])
+def test_what_was_not_graded_is_never_trained_on_whatever_the_filters(end: EndReason) -> None:
+    made = group("a", 1.0, 0.0)
+    broken = trajectory("a", 2, None, end)
+    made = assign(replace(made, trajectories=(*made.trajectories, broken), advantages=None))
+    batch = select([made], SelectionConfig(filters=()))
+    assert [s.trajectory.rollout for s in batch.samples] == [0, 1]
+    assert sum(batch.dropped.values()) == 1
+
+
 def test_an_unknown_filter_is_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"filters\[0\] = 'zero_sdt'.*zero_std"):
         select([], SelectionConfig(filters=("zero_sdt",)))

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from pyvision_rl.config import Config
-from pyvision_rl.errors import ConfigError, TrainError
+from pyvision_rl.errors import ConfigError, TaskError, TrainError
+from pyvision_rl.metrics import check_failures
 from pyvision_rl.runs import RunReader
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.train.interrupts import Interrupted
 from pyvision_rl.train.rl import TaskStream, _shuffled, run_rl
+from pyvision_rl.types import EndReason, Group, Task, Trajectory
 from tests.fakes import Colours
 from tests.tiny_models import make_tiny
 
@@ -134,6 +136,53 @@ def test_run_json_runs_again(model: Path, tmp_path: Path) -> None:
     run_rl(config(model, train={"steps": 1}), tmp_path / "run")
     assert load_config(tmp_path / "run" / "run.json") == config(model, train={"steps": 1})
     assert json.loads((tmp_path / "run" / "run.json").read_text())["verb"] == "rl"
+
+
+def test_an_unreadable_task_is_skipped_noted_and_does_not_stop_the_run() -> None:
+    class Torn(Colours):
+        def __getitem__(self, index: int) -> Task:
+            if index == 3:
+                raise TaskError("colour-3: the image is torn")
+            return super().__getitem__(index)
+
+    stream = TaskStream(Torn(None), 8, seed=1)  # type: ignore[arg-type]
+    assert len({t.id for t in stream.take(7)}) == 7
+    assert stream.skipped() == [("skipped_task", "colour-3: the image is torn")]
+    assert stream.skipped() == []
+
+
+def test_a_set_without_a_readable_task_is_an_error() -> None:
+    class Empty(Colours):
+        def __getitem__(self, index: int) -> Task:
+            raise TaskError("torn")
+
+    with pytest.raises(TaskError, match="torn"):
+        TaskStream(Empty(None), 8, seed=1).take(1)  # type: ignore[arg-type]
+
+
+def test_many_failed_episodes_stop_the_run_and_are_kept_to_be_looked_at(
+    model: Path, tmp_path: Path
+) -> None:
+    broken = config(
+        model,
+        policy={"name": "tests.fakes:Unreachable"},
+    )
+    with pytest.raises(ConfigError, match="in-process policy"):
+        run_rl(broken, tmp_path / "none")
+    with pytest.raises(TrainError, match=r"step 1: 2 of 4 episodes failed: .*max_failed_share"):
+        check_failures([_half_failed()], 0.1, "step 1")
+    assert "2 of 4 episodes failed" in check_failures([_half_failed()], 0.5, "step 1")
+
+
+def _half_failed() -> Group:
+    task = Colours(None)[0]  # type: ignore[arg-type]
+    ends = [EndReason.FAILED, EndReason.ANSWERED] * 2
+    return Group(task, tuple(Trajectory(task.id, i, (), (), (), e) for i, e in enumerate(ends)))
+
+
+def test_greedy_sampling_is_refused_before_work_starts(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="temperature = 0"):
+        run_rl(config(model, policy={"temperature": 0.0}), tmp_path / "run")
 
 
 def test_an_unknown_filter_is_refused_before_work_starts(model: Path, tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pyvision_rl.advantages import assign
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config
-from pyvision_rl.errors import TrainError
+from pyvision_rl.errors import CheckpointError, ConfigError, TaskError, TrainError
 from pyvision_rl.evaluate import EvalResult, evaluate_now
-from pyvision_rl.metrics import rollout_metrics, selection_metrics
+from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.selection import num_usable, select
@@ -35,7 +35,7 @@ from pyvision_rl.train.checkpoints import (
 )
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner
-from pyvision_rl.types import Group, Task
+from pyvision_rl.types import Group, Task, TaskInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,37 @@ class TaskStream:
     count: int
     seed: int
     position: int = 0
+    check: Callable[[TaskInput], object] = lambda _: None
+    """Raises TaskError for a task that cannot be shown."""
+    _skipped: list[str] = field(default_factory=list)
 
     def take(self, number: int) -> list[Task]:
-        """Return the next ``number`` tasks."""
-        drawn = []
-        for _ in range(number):
+        """Return the next ``number`` tasks; one that cannot be read is skipped and noted.
+
+        Raises:
+            TaskError: A whole epoch has no readable task.
+        """
+        drawn: list[Task] = []
+        misses = 0
+        while len(drawn) < number:
             epoch, index = divmod(self.position, self.count)
-            drawn.append(self.tasks[_shuffled(index, self.count, derive_seed(self.seed, epoch))])
             self.position += 1
+            try:
+                task = self.tasks[_shuffled(index, self.count, derive_seed(self.seed, epoch))]
+                self.check(task.input)
+            except TaskError as error:
+                misses += 1
+                self._skipped.append(str(error))
+                if misses >= self.count:
+                    raise
+                continue
+            drawn.append(task)
         return drawn
+
+    def skipped(self) -> list[tuple[str, str]]:
+        """Return (event, reason) of every task skipped since the last call."""
+        found, self._skipped = self._skipped, []
+        return [("skipped_task", reason) for reason in found]
 
 
 def _shuffled(index: int, count: int, seed: int) -> int:
@@ -94,52 +116,64 @@ def run_rl(
     """Run RL from ``policy.model``, or go on from the last checkpoint of ``resume``.
 
     Raises:
-        TrainError: No usable group in a step with ``selection.on_short = "error"``, or a NaN.
+        ConfigError: The policy is not in-process, or greedy.
+        CheckpointError: There is nothing whole to resume from, or it is not of an RL run.
+        TrainError: Too many failed episodes; no usable group in a step with
+            ``selection.on_short = "error"``; or a NaN.
         Interrupted: A signal stopped the run after a step (130 or 143); it can be resumed.
     """
+    if config.policy.temperature == 0:
+        raise ConfigError("policy.temperature = 0: greedy samples have no policy gradient")
     checkpoint = load_checkpoint(find_checkpoint(resume)) if resume else None
+    if checkpoint and (checkpoint.learner is None or "position" not in checkpoint.extra):
+        raise CheckpointError(f"{checkpoint.path} is no checkpoint of an RL run")
     step = checkpoint.step if checkpoint else 0
     model = str(checkpoint.path) if checkpoint else config.policy.model
     started = config.model_copy(
         update={"policy": config.policy.model_copy(update={"model": model})}
     )
-    tasks = build_tasks(config.tasks)
-    stream = TaskStream(tasks, num_tasks(tasks, config.tasks), derive_seed(config.seed, "tasks"))
-    going_on = step if checkpoint else None
-    with (
-        StopSignal() as stop,
-        assemble(started) as assembly,
-        RunWriter(out, config, verb="rl", resume_step=going_on) as writer,
-    ):
-        assert assembly.model is not None
+    with assemble(started) as assembly:
+        if assembly.model is None:
+            raise ConfigError('rl trains an in-process policy: set policy.name = "local"')
+        tasks, seed = build_tasks(config.tasks), derive_seed(config.seed, "tasks")
+        check = assembly.harness.prompts.prompt
+        stream = TaskStream(tasks, num_tasks(tasks, config.tasks), seed, check=check)
         learner = Learner(assembly.model, config.train)
-        if checkpoint:
-            assert checkpoint.learner is not None
+        if checkpoint and checkpoint.learner:
             learner.load_state_dict(checkpoint.learner)
             restore_rng(checkpoint.rng)
-            drop_after(out / "checkpoints", step)
             stream.position = int(checkpoint.extra["position"])
-        while step < config.train.steps and stop.received is None:
-            step += 1
-            _train_step(assembly, learner, stream, writer, step, report)
-            if _is_due(step, config) or stop.received:
-                save_checkpoint(
-                    out / "checkpoints",
-                    step,
-                    model=assembly.model,
-                    source=config.policy.model,
-                    learner=learner,
-                    extra={"position": stream.position},
-                )
-                prune(out / "checkpoints", config.train.keep_checkpoints)
-        point_to(out / "final", find_checkpoint(out))
+        going_on = step if checkpoint else None
+        with (
+            RunWriter(out, config, verb="rl", resume_step=going_on) as writer,
+            StopSignal() as stop,
+        ):
+            drop_after(out / "checkpoints", step)
+            while step < config.train.steps and stop.received is None:
+                step += 1
+                _train_step(assembly, learner, stream, writer, step, report)
+                if (
+                    step % config.train.save_every == 0
+                    or step == config.train.steps
+                    or (stop.received is not None)
+                ):
+                    _save(config, out, step, learner, stream.position)
     if stop.received and step < config.train.steps:
         raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")
     return RlResult(out, out / "final", step)
 
 
-def _is_due(step: int, config: Config) -> bool:
-    return step % config.train.save_every == 0 or step == config.train.steps
+def _save(config: Config, out: Path, step: int, learner: Learner, position: int) -> None:
+    saved = save_checkpoint(
+        out / "checkpoints",
+        step,
+        model=learner.model,
+        source=config.policy.model,
+        learner=learner,
+        extra={"position": position},
+    )
+    point_to(out / "final", saved)
+    prune(out / "checkpoints", config.train.keep_checkpoints)
 
 
 def _train_step(
@@ -158,6 +192,12 @@ def _train_step(
     groups = _collect(assembly, stream, step)
     batch = select(groups, config.selection)
     sampled = time.perf_counter()
+    # Before the update: what it fails on should be there to be looked at.
+    writer.rollouts(step, groups, batch)
+    remark = check_failures(groups, config.rollout.max_failed_share, f"step {step}")
+    for name, text in (("failed_episodes", remark), *stream.skipped()):
+        if text:
+            writer.event(name, text)
     numbers = rollout_metrics(groups) | selection_metrics(groups, batch)
     if batch.samples:
         stats = learner.update(batch, config.policy.temperature)
@@ -166,7 +206,6 @@ def _train_step(
         writer.event("empty_step", f"step {step}: no group survived the filters; no update")
     numbers["sample_s"] = sampled - began
     numbers["update_s"] = time.perf_counter() - sampled
-    writer.rollouts(step, groups, batch)
     if config.train.eval_every and step % config.train.eval_every == 0:
         policy.set_version(step)
         numbers |= _eval_metrics(evaluate_now(assembly))
@@ -207,7 +246,10 @@ def _collect(assembly: Assembly, stream: TaskStream, step: int) -> list[Group]:
 def _eval_metrics(result: EvalResult) -> dict[str, float]:
     numbers = {
         "eval_accuracy": result.overall.accuracy,
+        "eval_accuracy_se": result.overall.accuracy_se,
         "eval_tool_calls": result.overall.tool_calls,
+        "eval_failed": float(result.overall.failed),
+        "eval_ungraded": float(result.overall.ungraded),
     }
     for name, score in result.categories.items():
         numbers[f"eval_accuracy_{name}"] = score.accuracy

@@ -99,6 +99,7 @@ def main() -> int:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_s": round(time.monotonic() - began, 1),
         "hardware": hardware(),
+        "plans": {str(s): d["plan"] for s, d in demos.items()},
         "versions": next((d["versions"] for d in demos.values()), {}),
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -168,24 +169,28 @@ def run_seeds(
 def take_over(source: Path, work: Path, plan: Plan) -> None:
     """Copy one seed's finished model and cold start, so that only RL differs between benchmarks.
 
-    A seed whose folder is there already is left alone; one without a cold start makes its own.
+    A seed whose folder is there already is left alone; one without a cold start makes its own; a
+    cold start of another plan or config is a ``RunError``.
     """
     old, new = source / f"seed-{plan.seed}", work / f"seed-{plan.seed}"
     notes = [old / "logs" / f"{stage}.done.json" for stage in ("new-model", "cold-start")]
     if new.exists() or not all(note.exists() for note in notes):
         return
+    wanted, found = plan.record(), json.loads((old / "plan.json").read_text())
+    if any(found.get(key) != wanted[key] for key in wanted if not key.startswith("rl_")):
+        raise RunError(f"{old} holds another cold start ({found}, not {wanted})")
     (new / "logs").mkdir(parents=True)
     for folder in ("model", "sft"):
         shutil.copytree(old / folder, new / folder, symlinks=True)
     for note in notes:
         shutil.copy(note, new / "logs")
-    (new / "plan.json").write_text(json.dumps(asdict(plan)))
+    (new / "plan.json").write_text(json.dumps(wanted))
 
 
 def _check_plan(folder: Path, plan: Plan) -> None:
     found = json.loads((folder / "plan.json").read_text())
-    if found != asdict(plan):
-        raise RunError(f"{folder} holds another demo ({found}); name another --work")
+    if found != plan.record():
+        raise RunError(f"{folder} holds another demo ({found}, not {plan.record()})")
 
 
 def summarize(

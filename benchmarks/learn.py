@@ -25,7 +25,8 @@ from typing import Any
 
 from benchmarks.demo import Row, parse_seeds, spread
 from pyvision_rl.demo.report import markdown
-from pyvision_rl.demo.stages import hardware
+from pyvision_rl.demo.stages import config_sha256, hardware
+from pyvision_rl.errors import RunError
 from pyvision_rl.runs import RunReader
 
 CONFIG = "tiny_image_learn"
@@ -59,6 +60,8 @@ def main() -> int:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_s": round(time.monotonic() - began, 1),
         "hardware": hardware(),
+        "config_sha256": config_sha256(CONFIG),
+        "cold_starts": {str(s): _plan(options.cold_starts / f"seed-{s}") for s in options.seeds},
         "versions": next(
             (dict(RunReader(options.work / f"seed-{s}" / "rl").info.versions) for s in rows), {}
         ),
@@ -72,7 +75,12 @@ def main() -> int:
 
 
 def run_seed(seed: int, cold_start: Path, out: Path) -> str:
-    """Train and evaluate one seed unless that is done; return why it failed, or nothing."""
+    """Train and evaluate one seed unless that is done; return why it failed, or nothing.
+
+    Raises:
+        RunError: What is done was done with another content of the config.
+    """
+    content = config_sha256(CONFIG)
     start, trained = cold_start / "sft" / "final", out / "rl" / "final"
     train = ["pyvision_rl.cli.main", "rl", CONFIG, "--set", f"policy.model={start}"]
     steps = [(out / "rl", [*train, "--set", f"seed={seed}"])]
@@ -83,7 +91,10 @@ def run_seed(seed: int, cold_start: Path, out: Path) -> str:
         steps.append((out / name, words))
     out.mkdir(parents=True, exist_ok=True)
     for folder, words in steps:
-        if (out / f"{folder.name}.done").exists():
+        note = out / f"{folder.name}.done"
+        if note.exists():
+            if note.read_text() != content:
+                raise RunError(f"{folder} is of another {CONFIG} ({note}); name another --work")
             continue
         done = subprocess.run(
             [sys.executable, "-m", *words, "--out", str(folder)],
@@ -93,8 +104,15 @@ def run_seed(seed: int, cold_start: Path, out: Path) -> str:
         )
         if done.returncode:
             return done.stderr[-2000:] or f"exit code {done.returncode}"
-        (out / f"{folder.name}.done").touch()
+        note.write_text(content)
     return ""
+
+
+def _plan(cold_start: Path) -> dict[str, Any]:
+    """What made a cold start, its config's hash included; empty when there is none."""
+    file = cold_start / "plan.json"
+    plan: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return plan
 
 
 def row(out: Path) -> Row:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 SCHEMA = 1
 """Version of a run folder's layout, ``run.json`` included; readers refuse newer ones."""
@@ -67,6 +67,14 @@ class PolicyConfig(Section):
     threads: int | None = Field(None, gt=0)
     """CPU threads of torch; None leaves torch's choice. Bit-identity holds for equal values."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """For a policy of your own; local and scripted take none."""
+
+    @field_validator("options")
+    @classmethod
+    def _refuse_unread(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if options and info.data.get("name") in ("local", "scripted"):
+            raise ValueError(f"policy.name = {info.data['name']!r} takes no options")
+        return options
 
 
 class SandboxConfig(Section):
@@ -97,7 +105,7 @@ class RolloutConfig(Section):
     group_size: int = Field(8, gt=0)
     """G, rollouts per task."""
     max_tool_calls: int = Field(4, ge=0)
-    """Turns in which code runs; the answer turn is extra (paper: turn budget 4)."""
+    """Turns before the answer turn (paper: turn budget 4). A malformed turn uses one up too."""
     max_context_tokens: int = Field(32768, gt=0)
     """Of the whole episode, images expanded."""
     max_images: int = Field(32, gt=0)
@@ -110,6 +118,8 @@ class RolloutConfig(Section):
     """True reproduces the reference: the model never sees its own traceback."""
     end_on_malformed: bool = False
     """True ends the episode at a turn that is neither code nor an answer."""
+    max_failed_share: float = Field(0.1, ge=0, le=1)
+    """A step or probe in which more episodes than this fail by our own fault stops the run."""
 
 
 class RewardsConfig(Section):
@@ -157,6 +167,8 @@ class TrainConfig(Section):
     micro_batch_tokens: int = Field(16384, gt=0)
     """Padded tokens of one forward pass; micro-batches only bound memory, never the loss."""
     clip_low: float = Field(0.2, gt=0)
+    """Clips pi/pi_old to [1 - clip_low, 1 + clip_high]. RL makes one update per batch, so both act
+    only where the sampler's log-probabilities differ from the learner's (``mixed_precision``)."""
     clip_high: float = Field(0.2, gt=0)
     loss_norm: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     """token_mean is over the whole batch; constant is Dr. GRPO's."""
@@ -165,6 +177,7 @@ class TrainConfig(Section):
     freeze_vision: bool = False
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Of the learner's passes; the sampler keeps to ``policy.dtype``, so ratios start off 1."""
     save_every: int = Field(10, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
     eval_every: int = Field(0, ge=0)
@@ -207,7 +220,7 @@ class SftStageConfig(Section):
     """probe: measure every ``probe_every`` steps, stop at the first step inside the window
     of ``[probe]``, otherwise keep the checkpoint that came nearest to it."""
     min_steps: int = Field(0, ge=0)
-    """No stop before this step of the stage."""
+    """No stop before this step of the stage; at most ``steps``."""
     probe_every: int = Field(25, gt=0)
 
 
@@ -266,25 +279,28 @@ class RunConfig(Section):
 class VisionConfig(Section):
     """Vision tower of a new model."""
 
-    hidden_size: int = 64
-    depth: int = 2
-    num_heads: int = 2
-    intermediate_size: int = 128
-    patch_size: int = 14
-    min_pixels: int = 784
-    max_pixels: int = 12544
+    hidden_size: int = Field(64, gt=0)
+    """A multiple of 4 * num_heads."""
+    depth: int = Field(2, gt=0)
+    num_heads: int = Field(2, gt=0)
+    intermediate_size: int = Field(128, gt=0)
+    patch_size: int = Field(14, gt=0)
+    min_pixels: int = Field(784, gt=0)
+    max_pixels: int = Field(12544, gt=0)
 
 
 class NewModelConfig(Section):
     """Architecture and tokenizer of ``pvrl new-model``."""
 
     family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
-    hidden_size: int = 128
-    num_layers: int = 3
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    intermediate_size: int = 256
-    max_position_embeddings: int = 4096
+    hidden_size: int = Field(128, gt=0)
+    """A multiple of 2 * num_heads, and at least 8 * num_heads."""
+    num_layers: int = Field(3, gt=0)
+    num_heads: int = Field(4, gt=0)
+    num_kv_heads: int = Field(2, gt=0)
+    """Divides num_heads."""
+    intermediate_size: int = Field(256, gt=0)
+    max_position_embeddings: int = Field(4096, gt=0)
     initializer_range: float = Field(0.08, gt=0)
     """About 1/sqrt(hidden_size): at a width of 128, 0.02 learns nothing visual."""
     vision: VisionConfig = VisionConfig()

@@ -129,7 +129,10 @@ def _apply(raw: dict[str, Any], override: str) -> tuple[str, ...]:
         if isinstance(node, dict):
             if last:
                 node[part] = _value(text)
-            node = node.setdefault(part, {})
+            # A resolved config holds null for a section that was left out.
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
             continue
         where = ".".join(path[:depth])
         if not isinstance(node, list):

@@ -58,16 +58,6 @@ class VisionSpec:
         return self.patch_size * self.merge_size
 
 
-QWEN2_5_VL = VisionSpec()
-QWEN3_VL = VisionSpec(
-    patch_size=16,
-    min_pixels=65_536,
-    max_pixels=16_777_216,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
-
-
 def too_long(width: int, height: int) -> bool:
     """Return whether no Qwen-VL model takes an image of this shape."""
     return max(width, height) > MAX_ASPECT_RATIO * min(width, height)

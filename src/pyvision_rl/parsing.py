@@ -49,11 +49,9 @@ def parse(text: str, stop: StopReason) -> Action:
         return GiveAnswer(answer)
     if stop is StopReason.LENGTH:
         return Malformed("it was cut off at the token limit of a turn")
-    code = _code(text)
-    if code:
-        return RunCode(code)
-    if code is not None:
-        return Malformed("the code block is empty")
+    if _code_span(text) is not None:
+        _, code, _ = split_code(text)
+        return RunCode(code) if code else Malformed("the code block is empty")
     if _CODE_TAG.search(text):
         return Malformed("the code block holds no complete ```python fence")
     if _ANSWER_TAG.search(text):
@@ -61,32 +59,41 @@ def parse(text: str, stop: StopReason) -> Action:
     return Malformed("it holds neither a code block nor an answer block")
 
 
+def split_code(text: str) -> tuple[str, str, str]:
+    """Return what stands before the code that ``parse`` finds, that code, and what stands after.
+
+    Tags and fences belong to before and after. Without a complete fence all is before.
+    """
+    start, end = _code_span(text) or (len(text), len(text))
+    return text[:start], _tidy(text[start:end]), text[end:]
+
+
 def _answer(text: str) -> str:
     """The answer of the last block that holds one; empty when none does."""
-    for block in reversed(list(_blocks(text, _ANSWER_TAG))):
+    for start, end in reversed(list(_blocks(text, _ANSWER_TAG))):
+        block = text[start:end]
         boxed = _last_boxed(block)
         if answer := block.strip() if boxed is None else _unquoted(boxed.strip()):
             return answer
     return ""
 
 
-def _code(text: str) -> str | None:
-    """The code to run; None without a complete fence, empty when the fence is."""
-    for block in reversed(list(_blocks(text, _CODE_TAG))):
-        code = _last_fence(block)
-        if code is not None:
-            return code
+def _code_span(text: str) -> tuple[int, int] | None:
+    """Where the code to run stands; None without a complete fence."""
+    for start, end in reversed(list(_blocks(text, _CODE_TAG))):
+        if found := _last_fence(text[start:end]):
+            return start + found[0], start + found[1]
     return _last_fence(text)
 
 
-def _blocks(text: str, tag: re.Pattern[str]) -> Iterator[str]:
-    """What stands between an opening tag and the closing tag right after it."""
+def _blocks(text: str, tag: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    """Where something stands between an opening tag and the closing tag right after it."""
     opened: int | None = None
     for match in tag.finditer(text):
         if not match[1]:
             opened = match.end()
         elif opened is not None:
-            yield text[opened : match.start()]
+            yield opened, match.start()
             opened = None
 
 
@@ -112,28 +119,28 @@ def _unquoted(answer: str) -> str:
     return answer
 
 
-def _last_fence(text: str) -> str | None:
-    """The code of the last complete Python fence; None without one.
+def _last_fence(text: str) -> tuple[int, int] | None:
+    """Where the inside of the last complete Python fence stands; None without one.
 
     A fence ends at three backticks alone on a line, so that code may hold backticks itself; failing
     that, at the first three.
     """
-    code: str | None = None
+    code: tuple[int, int] | None = None
     start: int | None = None
     inline: int | None = None
     for match in _FENCE.finditer(text):
         alone = match["line"] is not None
         if match["python"] and (start is None or alone):
             if start is not None and inline is not None:
-                code = text[start:inline]
+                code = start, inline
             start, inline = match.end(), None
         elif start is not None and alone and match["end"] is not None:
-            code, start = text[start : match.start()], None
+            code, start = (start, match.start()), None
         elif start is not None and inline is None:
             inline = match.start()
     if start is not None and inline is not None:
-        code = text[start:inline]
-    return None if code is None else _tidy(code)
+        code = start, inline
+    return code
 
 
 def _tidy(code: str) -> str:

@@ -26,7 +26,8 @@ def unit_of(module: str) -> str:
     A folder is one unit; ``checks_sandbox`` belongs to ``checks``, as ``runs_codec`` to ``runs``.
     """
     first = module.split(".")[0]
-    return {"checks_sandbox": "checks", "runs_codec": "runs"}.get(first, first)
+    parts = {"checks_sandbox": "checks", "checks_sft": "checks", "runs_codec": "runs"}
+    return parts.get(first, first)
 
 
 @cache

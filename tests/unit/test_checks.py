@@ -223,6 +223,7 @@ def test_every_broken_section_is_found_at_once(tmp_path):
         "[[sft.stages]] 1 'b'",
     }
     assert "did you mean 'figure.dpi'" in found["[sandbox]"]
+    assert "sft.stages[0].data[0].tasks" in found["[[sft.stages]] 0 'a'"]
     assert "zero_sd" in found["[selection]"]
 
 
@@ -231,6 +232,46 @@ def test_what_is_only_not_there_yet_is_a_note(tmp_path):
     assert by_name(check_config(missing))["[policy]"].status == "note"
     named = Config(policy=PolicyConfig(model="Qwen/Qwen2.5-VL-7B-Instruct"))
     assert by_name(check_config(named))["[policy]"].status == "ok"
+
+
+def stage(**values) -> Config:
+    return Config.model_validate({"sft": {"stages": [{"name": "s", "steps": 3, **values}]}})
+
+
+def test_pairs_from_a_file_are_no_fault(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    data = [{"kind": "pairs", "path": str(path)}]
+    assert "no such file" in failed(check_config(stage(data=data)))["[[sft.stages]] 0 's'"]
+    path.touch()
+    assert not failed(check_config(stage(data=data)))
+
+
+def test_a_run_to_learn_from_that_is_not_there_yet_is_a_note(tmp_path):
+    data = [{"kind": "trajectories", "path": str(tmp_path / "run")}]
+    found = by_name(check_config(stage(data=data)))["[[sft.stages]] 0 's'"]
+    assert (found.status, found.detail) == ("note", f"no run at {tmp_path / 'run'} yet")
+
+
+def test_a_stage_is_checked_as_training_checks_it():
+    data = [{"kind": "pairs", "tasks": {"name": "needle"}}]
+    config = stage(data=data, stop_when="probe")
+    assert "needs [probe.tasks]" in failed(check_config(config))["[[sft.stages]] 0 's'"]
+
+
+def test_a_sandbox_is_checked_as_it_checks_itself():
+    wrong = [
+        {"figure": {"figure.dpi": "many"}},
+        {"figure": {"backend": "tk"}},
+        {"options": {"a": 1}},
+    ]
+    for values in wrong:
+        config = Config(sandbox=SandboxConfig.model_validate(values))
+        assert list(failed(check_config(config))) == ["[sandbox]"]
+
+
+def test_sizes_of_a_new_model_are_checked():
+    config = Config.model_validate({"new_model": {"num_kv_heads": 3}})
+    assert list(failed(check_config(config))) == ["[new_model]"]
 
 
 def test_missing_optional_package_is_a_note_that_names_the_extra():
@@ -328,6 +369,13 @@ class Restless(Good):
         return replace(self.renderer.script(ANSWER), stop=StopReason.LENGTH)
 
 
+class Overlong(Good):
+    """The last token ends beyond the stop string."""
+
+    async def sample(self, request):
+        return replace(self.renderer.script(f"{CODE}\n"), stop=StopReason.STOP_STRING)
+
+
 class Silent(Good):
     async def sample(self, request):
         raise RuntimeError("no device")
@@ -341,6 +389,7 @@ class Silent(Good):
         ("Certain", {"log-probabilities are finite and at most 0"}),
         ("Unfaithful", {"the text is that of the ids"}),
         ("Restless", {"the stop reason fits"}),
+        ("Overlong", set()),
         ("Silent", {"writes a turn"}),
     ],
 )

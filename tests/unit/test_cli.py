@@ -219,15 +219,73 @@ def _run(here: Path, work, **options):
 
 
 def test_interrupted_run_says_how_to_go_on(here):
+    def leaving(name: str, file: str) -> str:
+        def work(job: Job) -> None:
+            (job.out / "run.json").write_text("{}")
+            (job.out / file).parent.mkdir(parents=True, exist_ok=True)
+            (job.out / file).touch()
+            raise KeyboardInterrupt
+
+        (here / "c.json").write_text(dump_config(Config()))
+        with pytest.raises(InterruptedRun) as error:
+            run_verb(name, Options("c.json"), work, then="")
+        return str(error.value)
+
+    whole = "checkpoints/step_000010/MANIFEST.json"
+    assert leaving("rl", whole) == "interrupted; go on with: pvrl rl --resume runs/rl-c-1"
+    assert leaving("sft", whole) == "interrupted; go on with: pvrl sft --resume runs/sft-c-1"
+    episodes = "rollouts/step_000001.jsonl"
+    assert leaving("eval", episodes) == "interrupted; go on with: pvrl eval --resume runs/eval-c-1"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("rl", "metrics.jsonl"),
+        ("rl", "checkpoints/step_000010/config.json"),
+        ("sft", "checkpoints/.saving_step_000010/MANIFEST.json"),
+        ("eval", "metrics.jsonl"),
+        ("rollout", "rollouts/step_000001.jsonl"),
+    ],
+)
+def test_interrupted_run_that_saved_nothing_promises_nothing(here, name, file):
     def work(job: Job) -> None:
         (job.out / "run.json").write_text("{}")
+        (job.out / file).parent.mkdir(parents=True, exist_ok=True)
+        (job.out / file).touch()
         raise KeyboardInterrupt
 
-    with pytest.raises(InterruptedRun, match=r"pvrl rl --resume runs/rl-c-1"):
-        _run(here, work)
+    (here / "c.json").write_text(dump_config(Config()))
     with pytest.raises(InterruptedRun) as error:
-        _run(here, lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_verb(name, Options("c.json"), work, then="")
     assert str(error.value) == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        ("pvrl probe {config} --set policy.model={out}/final", "c.json --set policy.model=o/final"),
+        ("pvrl rl {config} --set policy.model={model}", "pvrl rl c.json --set policy.model=mine"),
+    ],
+)
+def test_the_next_step_goes_on_with_the_model_at_hand(here, capsys, then, said):
+    (here / "c.json").write_text(dump_config(Config()))
+    options = Options("c.json", ("policy.model=mine",), Path("o"))
+    run_verb("sft", options, lambda job: None, then=then)
+    assert capsys.readouterr().out.splitlines()[-1].endswith(said)
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(here):
+    assert pvrl("rollout", "run.toml", "--out", "made").exit_code == 0
+    for more in ((), ("--json",)):
+        command = [sys.executable, "-m", "pyvision_rl.cli.main", "show", "made", *more]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, **pipes, text=True, env=ENV) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            assert process.stderr.read() == ""
+        assert process.returncode == 1
 
 
 def test_resume_uses_the_runs_own_config_and_folder(here):

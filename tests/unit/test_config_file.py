@@ -76,6 +76,7 @@ def test_file_gives_the_config(file):
         ("sft.stages.0.data.0.count=4", lambda c: c.sft.stages[0].data[0].count == 4),
         ('sandbox.figure."figure.dpi"=30', lambda c: c.sandbox.figure == {"figure.dpi": 30}),
         ("probe.tasks.limit=5", lambda c: c.probe.tasks == TasksConfig(limit=5)),
+        ("probe.category_weights.easy=2", lambda c: c.probe.category_weights == {"easy": 2}),
         ("tasks.options={size=3}", lambda c: c.tasks.options == {"size": 3}),
         (" train.steps = 12 ", lambda c: c.train.steps == 12),
     ],
@@ -240,3 +241,19 @@ def test_reference_page_is_fresh_and_complete():
     for section in (Config, TrainConfig, SftStageConfig):
         for name in section.model_fields:
             assert f"| `{name}` |" in page
+
+
+def test_override_reaches_into_a_section_that_a_run_left_out(tmp_path):
+    # A resolved config writes such a section as null.
+    path = tmp_path / "run.json"
+    path.write_text(dump_config(Config()))
+    config = load_config(path, ["probe.tasks.limit=5"])
+    assert config.probe.tasks == TasksConfig(limit=5)
+
+
+@pytest.mark.parametrize("name", ["local", "scripted"])
+def test_options_that_a_built_in_policy_would_not_read_are_refused(file, name):
+    with pytest.raises(ConfigError, match=rf"policy\.options = .*'{name}' takes no options"):
+        load_config(file, [f"policy.name={name}", "policy.options.cache=1"])
+    config = load_config(file, ["policy.name=mine:Policy", "policy.options.cache=1"])
+    assert config.policy.options == {"cache": 1}

@@ -21,13 +21,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from benchmarks.demo import draw, parse_seeds, run_seeds, summarize, to_markdown
+from benchmarks.demo import draw, parse_seeds, run_seeds, summarize, take_over, to_markdown
+from benchmarks.learn import run_seed
 from pyvision_rl.config import Config
 from pyvision_rl.config_file import find_config, load_config
 from pyvision_rl.demo import figure, page, report
+from pyvision_rl.demo.__main__ import _show as show_result
 from pyvision_rl.demo.processes import Command, Runner, descendants_mb
 from pyvision_rl.demo.report import Measured, Outcome, fate, outcome, sentence, split_rise
-from pyvision_rl.demo.stages import Plan, run_demo, stages
+from pyvision_rl.demo.stages import Plan, config_sha256, run_demo, stages
 from pyvision_rl.errors import RunError
 from pyvision_rl.evaluate import result_of
 from pyvision_rl.media import image_media
@@ -67,6 +69,9 @@ KEPT = made(1.80, 0.36, 0.90, 0.38)
 TAUGHT = made(0.60, 0.40, 0.30, 0.90)
 
 
+FALLEN = made(0.60, 0.02, 0.30, 0.05)
+
+
 def said(plain: Outcome, paid: Outcome) -> str:
     return sentence({"start": START, "plain": plain, "tool_reward": paid})
 
@@ -87,6 +92,10 @@ def test_the_sentence_follows_the_numbers() -> None:
     assert "mostly taught" in said(DROPPED, TAUGHT)
     assert "no clear change" in said(DROPPED, replace(KEPT, hard=Measured(0.18, 0.03)))
     assert "used the tool less" in said(replace(DROPPED, calls=0.3), KEPT)
+    fallen = said(DROPPED, FALLEN)
+    assert "a clear fall" in fallen
+    assert "no clear change" not in fallen
+    assert "no clear change" in said(DROPPED, replace(FALLEN, hard=Measured(0.14, 0.03)))
     never = replace(START, calls=0.0)
     text = sentence({"start": never, "plain": never, "tool_reward": never})
     assert "Both arms never used the tool" in text
@@ -247,6 +256,17 @@ def test_the_page_shows_code_pictures_windows_and_grades(tmp_path: Path) -> None
     assert "1.2 = accuracy 1 + tool_use 0.2" in html
     assert "answer 1: wrong" in html
     assert "RL with tool reward" in html
+
+
+def test_the_page_shows_indented_code_once(tmp_path: Path) -> None:
+    saved = episode(looks=["x = 1\ny = 2"])
+    # Indented in the turn, flush left in the action.
+    text = "See: <code>\n  ```python\n  x = 1\n  y = 2\n  ```\n</code>"
+    turns = (replace(saved.trajectory.turns[0], text=text), *saved.trajectory.turns[1:])
+    saved = replace(saved, trajectory=replace(saved.trajectory, turns=turns))
+    shown = re.sub(r"<[^>]*>", "", write_page(tmp_path, page.Sample(saved, episode())))
+    assert "See:" in shown
+    assert shown.count("y = 2") == 1
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -434,13 +454,101 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_demo_of_another_seed_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text(json.dumps(asdict(Plan(3))))
+    (tmp_path / "plan.json").write_text(json.dumps(Plan(3).record()))
     with pytest.raises(RunError, match="another demo"):
         run_demo(Plan(4), tmp_path, jobs=1, console=quiet())
 
 
+def edited_config(tmp_path: Path) -> Path:
+    """A copy of the RL config, to be edited."""
+    file = tmp_path / "mine.toml"
+    file.write_text(find_config("tiny_image_rl").read_text())
+    return file
+
+
+def edit(config: Path) -> None:
+    """Change what the config says, and nothing of its name."""
+    text, count = re.subn(r"(?m)^group_size = \d+", "group_size = 3", config.read_text())
+    assert count == 1
+    config.write_text(text)
+
+
+def test_a_config_edited_between_two_runs_of_a_demo_is_refused(tmp_path: Path) -> None:
+    config, out = edited_config(tmp_path), tmp_path / "demo"
+    plan = Plan(3, str(config))
+    out.mkdir()
+    (out / "plan.json").write_text(json.dumps(plan.record()))
+    (out / "demo.json").write_text("{}")
+    config.write_text(f"# a remark changes nothing\n{config.read_text()}")
+    assert run_demo(plan, out, jobs=1, console=quiet()) == {}
+    edit(config)
+    with pytest.raises(RunError, match="another demo"):
+        run_demo(plan, out, jobs=1, console=quiet())
+
+
+def finished_cold_start(work: Path, plan: Plan) -> Path:
+    """A seed's folder as far as ``take_over`` reads it."""
+    folder = work / f"seed-{plan.seed}"
+    for name in ("model", "sft", "logs"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "here.txt").touch()
+    for stage in ("new-model", "cold-start"):
+        (folder / "logs" / f"{stage}.done.json").write_text("{}")
+    (folder / "plan.json").write_text(json.dumps(plan.record()))
+    return folder
+
+
+def test_a_cold_start_is_taken_over_by_another_benchmark(tmp_path: Path) -> None:
+    finished_cold_start(tmp_path / "old", Plan(3))
+    plan = Plan(3, "tiny_image_learn")
+    take_over(tmp_path / "old", tmp_path / "new", plan)
+    folder = tmp_path / "new/seed-3"
+    assert (folder / "sft/here.txt").exists()
+    assert sorted(p.name for p in (folder / "logs").iterdir()) == [
+        "cold-start.done.json",
+        "new-model.done.json",
+    ]
+    # The demo that goes on from it accepts the folder.
+    (folder / "demo.json").write_text("{}")
+    assert run_demo(plan, folder, jobs=1, console=quiet()) == {}
+
+
+@pytest.mark.parametrize(
+    "other", [{"sft_sha256": "0"}, {"sft_sha256": None}, {"threads": 2}, {"version": "0"}]
+)
+def test_a_cold_start_of_another_config_is_not_taken_over(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    folder = finished_cold_start(tmp_path / "old", Plan(3))
+    (folder / "plan.json").write_text(json.dumps({**Plan(3).record(), **other}))
+    with pytest.raises(RunError, match="another cold start"):
+        take_over(tmp_path / "old", tmp_path / "new", Plan(3, "tiny_image_learn"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_seed_learnt_under_another_config_is_not_mixed_in(tmp_path: Path) -> None:
+    for name in ("rl", "start", "end"):
+        (tmp_path / f"{name}.done").write_text(config_sha256("tiny_image_learn"))
+    assert run_seed(1, tmp_path / "none", tmp_path) == ""
+    (tmp_path / "start.done").write_text("0")
+    with pytest.raises(RunError, match="another tiny_image_learn"):
+        run_seed(1, tmp_path / "none", tmp_path)
+
+
+@pytest.mark.parametrize(("peak_mb", "said_so"), [(1200.0, False), (3200.0, True)])
+def test_the_closing_words_say_when_memory_was_above_the_goal(
+    peak_mb: float, said_so: bool
+) -> None:
+    console = quiet()
+    table = {"head": ["model"], "rows": [["start"]]}
+    result = demo() | {"peak_mb": peak_mb, "table": table, "paths": {"page": "p"}}
+    show_result(console, result)
+    assert isinstance(console.file, io.StringIO)
+    assert ("above the demo's goal" in console.file.getvalue()) is said_so
+
+
 def test_a_finished_demo_is_only_shown_again(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text(json.dumps(asdict(Plan(3))))
+    (tmp_path / "plan.json").write_text(json.dumps(Plan(3).record()))
     (tmp_path / "demo.json").write_text('{"happened": "x"}')
     assert run_demo(Plan(3), tmp_path, jobs=1, console=quiet()) == {"happened": "x"}
 
@@ -461,7 +569,7 @@ def test_wrong_seeds_are_refused(text: str) -> None:
 def test_finished_seeds_are_not_run_again_and_failed_ones_not_retried(tmp_path: Path) -> None:
     done = tmp_path / "seed-1"
     done.mkdir()
-    (done / "plan.json").write_text(json.dumps(asdict(Plan(1, "tiny_image_rl"))))
+    (done / "plan.json").write_text(json.dumps(Plan(1, "tiny_image_rl").record()))
     (done / "demo.json").write_text("{}")
     (tmp_path / "seed-2.failed.txt").write_text("out of memory")
     assert run_seeds((1, 2), tmp_path, "tiny_image_rl", jobs=1) == {2: "out of memory"}

@@ -14,8 +14,6 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from pyvision_rl.errors import ConfigError, RenderError, TaskError
 from pyvision_rl.images import (
-    QWEN2_5_VL,
-    QWEN3_VL,
     VisionSpec,
     grid,
     num_tokens,
@@ -26,6 +24,14 @@ from pyvision_rl.images import (
 from pyvision_rl.media import image_media
 from pyvision_rl.types import Media
 
+QWEN2_5_VL = VisionSpec()
+QWEN3_VL = VisionSpec(
+    patch_size=16,
+    min_pixels=65_536,
+    max_pixels=16_777_216,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
 TINY = VisionSpec(min_pixels=784, max_pixels=12_544)
 SPECS = {
     "tiny": TINY,

@@ -76,6 +76,23 @@ def test_forward_equals_transformers_own(model: VisionLanguageModel) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ids_beyond_the_tokenizer_are_banned(tmp_path: Path, family: str) -> None:
+    model, tokenizer = make_tiny(tmp_path, family)
+    width = model.module.config.get_text_config().vocab_size
+    padding = set(range(len(tokenizer), width))
+    media = {model.image_token_id, model.module.config.video_token_id}
+    assert padding
+    assert set(model.banned_ids) == padding | media
+    logits = model.logits(torch.randn(3, model.module.config.get_text_config().hidden_size))
+    banned = torch.isneginf(logits).all(0).nonzero()[:, 0].tolist()
+    assert banned == list(model.banned_ids)
+    for file in (*tmp_path.glob("*token*"), *tmp_path.glob("chat_template*")):
+        file.unlink()
+    assert set(load_model(str(tmp_path), device="cpu").banned_ids) == media
+
+
+@torch.no_grad()
 def test_an_image_is_encoded_once_however_often_it_is_shown(model: VisionLanguageModel) -> None:
     media = noise(1, 112, 112)
     pads = num_tokens(media, model.vision)

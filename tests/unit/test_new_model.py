@@ -75,3 +75,34 @@ def test_the_initial_spread_of_weights_is_the_configured_one(tmp_path: Path) -> 
     assert spread == pytest.approx(0.08, rel=0.05)
     vision = module.model.visual.blocks[0].attn.qkv.weight.std().item()
     assert vision == pytest.approx(0.08, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": 66}, "new_model.hidden_size = 66 is no multiple of 2 times new_model.num"),
+        (
+            {"num_heads": 16},
+            "new_model.hidden_size = 64 gives each of the new_model.num_heads = 16",
+        ),
+        (
+            {"num_kv_heads": 3},
+            "new_model.num_heads = 4 is no multiple of new_model.num_kv_heads = 3",
+        ),
+        ({"vision": {"hidden_size": 36}}, "new_model.vision.hidden_size = 36 is no multiple of 4"),
+        ({"vision": {"max_pixels": 100}}, "new_model.vision.min_pixels = 784 is above"),
+    ],
+)
+def test_sizes_that_make_no_network_are_refused(
+    changes: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        new_model(config(**changes), tmp_path / "m")
+
+
+def test_the_smallest_sizes_that_pass_run(tmp_path: Path) -> None:
+    from pyvision_rl.models.load import load_model
+
+    sizes = {"hidden_size": 32, "vision": {"hidden_size": 8, "intermediate_size": 32}}
+    new_model(config(**sizes), tmp_path / "m")
+    assert load_model(str(tmp_path / "m"), device="cpu").vision.min_pixels == 784

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvision_rl.parsing import CODE_CLOSE, parse
+from pyvision_rl.parsing import CODE_CLOSE, parse, split_code
 from pyvision_rl.types import Action, GiveAnswer, Malformed, RunCode, StopReason
 
 END, STOP, LENGTH = StopReason.END, StopReason.STOP_STRING, StopReason.LENGTH
@@ -209,3 +209,30 @@ def test_hostile_text_takes_linear_time(piece: str) -> None:
     ):
         # A quadratic pass over 300 kB takes minutes; a linear one takes hundredths of a second.
         assert seconds(text) < 3
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a " + code("x = 1") + " b", ("a <code>\n```python", "x = 1", "```\n</code> b")),
+        ("x = 1 " + code("x = 1"), ("x = 1 <code>\n```python", "x = 1", "```\n</code>")),
+        ("```py\n  a\n    b\n```", ("```py", "a\n  b", "```")),
+        (code("a") + code("b"), (code("a") + "<code>\n```python", "b", "```\n</code>")),
+        ("no code", ("no code", "", "")),
+        ("", ("", "", "")),
+    ],
+)
+def test_a_turn_is_split_around_the_code_that_runs(text: str, parts: tuple[str, str, str]) -> None:
+    before, source, after = split_code(text)
+    assert (before.strip(), source, after.strip()) == parts
+
+
+@given(st.lists(st.sampled_from(["<code>", "</code>", "```python\n", "```", "\n", " ", "x"])))
+def test_splitting_keeps_all_text_and_finds_the_code_that_runs(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    before, source, after = split_code(text)
+    assert text.startswith(before)
+    assert text.endswith(after)
+    assert len(before) + len(after) <= len(text)
+    action = parse(text, END)
+    assert source == (action.code if isinstance(action, RunCode) else "")

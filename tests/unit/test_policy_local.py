@@ -200,7 +200,8 @@ def test_scores_are_those_of_one_forward_over_the_finished_trajectory(
         got = [p for s in segments for p in s.logprobs]
         assert len(got) == len(want) >= 12
         worst = max(worst, float(np.abs(want - got).max()))
-    assert worst <= 1e-5
+    # Dividing logits by the temperature divides their rounding errors too.
+    assert worst <= 1e-5 / temperature
 
 
 def test_a_row_writes_the_same_alone_and_in_company(tiny: Tiny) -> None:
@@ -294,7 +295,7 @@ class Counting(VisionLanguageModel):
     """Keeps the shape of every token block that was embedded, and may fail on command."""
 
     def __init__(self, model: VisionLanguageModel) -> None:
-        super().__init__(model.module, model.vision)
+        super().__init__(model.module, model.vision, model.vocab_size)
         self.blocks: list[tuple[int, int]] = []
         self.fail_at: int | None = None
         self.poison: int | None = None
@@ -404,39 +405,6 @@ def test_a_new_version_drops_caches_and_is_named(qwen: Tiny, tmp_path: Path) -> 
     assert (before.policy_version, after.policy_version) == (0, 3)
     want = full_forward(model, (*history, sampled(after)), 1.0)[len(before.token_ids) :]
     assert np.abs(want - after.logprobs).max() <= 1e-5
-
-
-def test_weights_are_loaded_in_place(tiny: Tiny, tmp_path: Path) -> None:
-    family = tiny.model.family
-    shared, _ = make_tiny(tmp_path / "shared", family)
-    other, _ = make_tiny(tmp_path / "other", family, seed=1)
-    other.save(tmp_path / "weights")
-    policy = tiny.policy(model=shared)
-    prompt = tiny.prompt("Which digit? [image]", noise(1))
-    first, same = shared.module.lm_head.weight, play(policy, ask(prompt))
-    asyncio.run(policy.load_weights(tmp_path / "weights", 7))
-    (now,) = play(policy, ask(prompt))
-    (want,) = play(tiny.policy(model=other), ask(prompt))
-    assert (now.token_ids, now.logprobs) == (want.token_ids, want.logprobs)
-    assert now.policy_version == 7
-    assert same[0].token_ids != now.token_ids
-    assert (
-        shared.module.lm_head.weight
-        is first
-        is shared.module.model.language_model.embed_tokens.weight
-    )
-
-
-def test_weights_that_do_not_fit_are_refused_and_change_nothing(qwen: Tiny, tmp_path: Path) -> None:
-    policy, before = qwen.policy(), qwen.model.module.lm_head.weight.clone()
-    with pytest.raises(PolicyError, match="nowhere"):
-        asyncio.run(policy.load_weights(tmp_path / "nowhere", 1))
-    make_tiny(tmp_path / "flat", num_layers=1, seed=5)
-    with pytest.raises(PolicyError, match=r"flat cannot be loaded: .*layers\.1"):
-        asyncio.run(policy.load_weights(tmp_path / "flat", 1))
-    assert torch.equal(before, qwen.model.module.lm_head.weight)
-    (done,) = play(policy, ask(qwen.prompt("Why? [image]", noise(1))))
-    assert done.policy_version == 0
 
 
 def test_weights_may_not_change_during_a_turn(qwen: Tiny) -> None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from pyvision_rl.config import RewardsConfig
 from pyvision_rl.errors import ConfigError, RewardError
 from pyvision_rl.rewards import TABLE, Rewarder, build_rewarder
-from pyvision_rl.rewards.answers import ANSWER_TYPES, infer_type, match, normalise
+from pyvision_rl.rewards.answers import infer_type, match, normalise
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.types import (
+    ANSWER_TYPES,
     EndReason,
     ExecStatus,
     Execution,

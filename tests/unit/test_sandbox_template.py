@@ -151,6 +151,21 @@ def test_displayed_values_carry_no_addresses(bench: Bench) -> None:
     assert bench.cell("object()").output == "<object object>\n"
 
 
+def test_no_text_of_a_cell_carries_an_address(bench: Bench) -> None:
+    # Pillow writes its addresses in upper case.
+    printed = bench.cell("print(image_clue_0, object())\nimage_clue_0, lambda: 0").output
+    picture = "<PIL.Image.Image image mode=RGB size=40x30>"
+    assert printed == f"{picture} <object object>\n({picture}, <function <lambda>>)\n"
+    failed = bench.cell("raise ValueError(image_clue_0)")
+    assert failed.error.endswith(f"ValueError: {picture}")
+    assert bench.cell("import sys; sys.exit(object())").output.count("0x") == 0
+    # No half of an address is left where a long output is cut, and the count is the same.
+    limits = SandboxLimits(max_output_chars=200)
+    cut = bench.cell("print([object() for _ in range(999)])", limits=limits).output
+    assert "[16824 characters cut]" in cut, cut  # 999 * (15 + 2) + 1 - 160: [, ] and the line
+    assert "0x" not in cut
+
+
 def test_stdout_and_stderr_keep_their_order(bench: Bench) -> None:
     code = "import sys\nprint(1)\nprint(2, file=sys.stderr)\nprint(3)"
     assert bench.cell(code).output == "1\n2\n3\n"

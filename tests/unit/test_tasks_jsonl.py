@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,10 +18,10 @@ from PIL import Image
 from pyvision_rl.config import TasksConfig
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.media import image_media, open_image
-from pyvision_rl.rewards.answers import ANSWER_TYPES
 from pyvision_rl.tasks import rows
 from pyvision_rl.tasks.jsonl import JsonlTasks, scan
 from pyvision_rl.tasks.pairs import read_pairs
+from pyvision_rl.tasks.parquet import ParquetRows
 from pyvision_rl.types import Media, Text
 
 RED = Image.new("RGB", (4, 3), (255, 0, 0))
@@ -210,10 +212,6 @@ def test_a_wrong_config_is_named(config: dict[str, Any], part: str) -> None:
     assert part in str(error.value)
 
 
-def test_answer_types_are_those_the_rewards_know() -> None:
-    assert rows.ANSWER_TYPES == ANSWER_TYPES
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
@@ -253,6 +251,36 @@ def test_parquet_images_may_be_structs_in_the_file(tmp_path: Path) -> None:
     for index in (4, 0, 3, 1, 2):
         assert found[index].id == str(index)
         assert found[index].input.media == (image_media(images[index]),)
+
+
+def test_one_picture_costs_the_memory_of_one_row(tmp_path: Path) -> None:
+    size = 100_000
+    rows = [row(id=i, image=bytes([i]) * size) for i in range(200)]
+    found = ParquetRows(parquet(tmp_path / "a.parquet", rows, group=200))
+    tracemalloc.start()
+    assert found.images(151)["image"] == bytes([150]) * size
+    # Python's objects only: Arrow keeps the row group outside.
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * size
+
+
+@pytest.mark.parametrize(("kept_bytes", "kept"), [(1_000_000, True), (150_000, False), (0, False)])
+def test_row_groups_stay_in_memory_within_a_bound(
+    tmp_path: Path, kept_bytes: int, kept: bool
+) -> None:
+    noise = np.random.default_rng(0)
+    rows = [row(id=i, image=noise.bytes(100_000)) for i in range(4)]
+    path = parquet(tmp_path / "a.parquet", rows, group=1)
+    found = ParquetRows(path, kept_bytes)
+    for line in (1, 2, 3, 4):
+        assert found.images(line)["image"] == rows[line - 1]["image"]
+    path.write_bytes(b"")  # what is not in memory cannot be read again
+    if kept:
+        assert found.images(1)["image"] == rows[0]["image"]
+    else:
+        with pytest.raises(TaskError, match="row group 0 cannot be read"):
+            found.images(1)
 
 
 def test_parquet_images_may_be_bytes_or_paths_in_lists(write: Write, tmp_path: Path) -> None:

@@ -28,11 +28,11 @@ from pyvision_rl.train.checkpoints import (
     point_to,
     prune,
     restore_rng,
-    restore_weights,
     save_checkpoint,
     step_path,
 )
 from pyvision_rl.train.learner import Learner
+from pyvision_rl.train.sft import restore_weights
 from pyvision_rl.types import Segment
 
 EXAMPLE = Example((Segment((50, 51), False), Segment((60, 61), True, (0.0, 0.0))))

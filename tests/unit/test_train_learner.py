@@ -35,7 +35,7 @@ def model(models: dict[str, VisionLanguageModel]) -> VisionLanguageModel:
 
 
 def clone(model: VisionLanguageModel) -> VisionLanguageModel:
-    return VisionLanguageModel(copy.deepcopy(model.module), model.vision)
+    return VisionLanguageModel(copy.deepcopy(model.module), model.vision, model.vocab_size)
 
 
 def episode(model: VisionLanguageModel, seed: int, turns: int) -> Trajectory:

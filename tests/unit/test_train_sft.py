@@ -7,7 +7,7 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,23 +20,30 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_models import make_tiny
 
+from pyvision_rl.checks_sft import check_stages
 from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
+from pyvision_rl.media import image_media
+from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.load import load_model
 from pyvision_rl.rendering import load_renderer
 from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.train.checkpoints import Checkpoint, latest_checkpoint, step_path
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.sft import SftParts, Wire, run_sft
-from pyvision_rl.train.sft_data import Mixture, TokenWeights, check_stages, load_source
+from pyvision_rl.train.sft_data import Mixture, TokenWeights, load_source
 from pyvision_rl.types import (
     EndReason,
+    GiveAnswer,
     Gold,
+    Media,
     Reward,
     Segment,
+    StopReason,
     Task,
     TaskInput,
     Trajectory,
+    Turn,
 )
 
 
@@ -109,6 +116,30 @@ class Wiring:
             probe=probe,
             metrics=metrics,
         )
+
+
+class Mortal(VisionLanguageModel):
+    """A model whose process is killed while it is saved for the second time."""
+
+    saved = 0
+
+    def save(self, path: Path) -> None:
+        self.saved += 1
+        if self.saved == 2:
+            raise KeyboardInterrupt
+        super().save(path)
+
+
+@dataclass
+class Killed(Wiring):
+    """Parts around a mortal model."""
+
+    @contextmanager
+    def __call__(self, config: Config, out: Path, start: Checkpoint | None) -> Iterator[SftParts]:
+        with Wiring.__call__(self, config, out, start) as parts:
+            model = Mortal(parts.model.module, parts.model.vision)
+            model.banned_ids = parts.model.banned_ids
+            yield replace(parts, model=model)
 
 
 def config_of(source: Path, pairs: Path, *stages: dict[str, Any], **train: Any) -> Config:
@@ -255,8 +286,43 @@ def test_resuming_with_another_data_mix_is_refused(
 ) -> None:
     run_sft(config_of(source, pairs), tmp_path / "run", wire=Wiring())
     other = config_of(source, pairs, {"steps": 9})
-    with pytest.raises(CheckpointError, match="another \\[sft\\] section"):
+    with pytest.raises(CheckpointError, match="other values of sft;"):
         run_sft(other, tmp_path / "run", resume=tmp_path / "run", wire=Wiring())
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("seed", 4),
+        ("tasks", {"name": "needle", "limit": 9}),
+        ("prompts", {"template": "minimal"}),
+        ("policy", {"temperature": 0.5}),
+        ("sandbox", {"figure": {"figure.dpi": 50}}),
+        ("rollout", {"max_tool_calls": 1}),
+        ("rewards", {"tool_use_per_call": 0.3}),
+        ("train", {"learning_rate": 0.1}),
+        ("probe", {"num_tasks": 3}),
+    ],
+)
+def test_resuming_with_what_changes_the_result_is_refused_by_name(
+    source: Path, pairs: Path, tmp_path: Path, section: str, values: Any
+) -> None:
+    config = config_of(source, pairs, {"steps": 1})
+    run_sft(config, tmp_path / "run", wire=Wiring())
+    raw = config.model_dump(mode="json")
+    raw[section] = {**raw[section], **values} if isinstance(values, dict) else values
+    other = Config.model_validate(raw)
+    with pytest.raises(CheckpointError, match=f"other values of {section};"):
+        run_sft(other, tmp_path / "run", resume=tmp_path / "run", wire=Wiring())
+
+
+def test_resuming_may_save_elsewhere_and_more_often(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    run_sft(config_of(source, pairs, {"steps": 1}), tmp_path / "run", wire=Wiring())
+    other = config_of(source, pairs, {"steps": 1}, save_every=1, keep_checkpoints=9)
+    other = other.model_copy(update={"policy": other.policy.model_copy(update={"model": "moved"})})
+    run_sft(other, tmp_path / "run", resume=tmp_path / "run", wire=Wiring())
 
 
 PROBED = {"steps": 8, "stop_when": "probe", "probe_every": 2}
@@ -292,6 +358,7 @@ def test_otherwise_it_keeps_the_weights_that_came_nearest(
     assert wiring.probed == [2, 4, 6, 8]
     assert result.window_distance == 0.1
     assert "kept the weights of step 4" in lines[-1]
+    assert "did not reach" in lines[-1]
     for name, value in weights(result.model).items():
         assert torch.equal(value, kept[name]), name
 
@@ -313,6 +380,46 @@ def test_the_nearest_weights_are_remembered_across_a_stop(
     result = run_sft(config, tmp_path / "run", resume=tmp_path / "run", wire=wire)
     assert result.window_distance == 0.1
     assert_same_weights(tmp_path / "run" / "final", tmp_path / "whole" / "final")
+
+
+def test_a_run_killed_inside_the_window_does_not_train_on(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    # The step inside the window is saved; then comes the kill, before the stage's border is saved.
+    stages = ({**PROBED, "min_steps": 3}, {"name": "next", "steps": 1})
+    config = config_of(source, pairs, *stages, save_every=9)
+    distances = {4: 0.0}
+    whole = Wiring(distances=distances)
+    run_sft(config, tmp_path / "whole", wire=whole)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_sft(config, out, wire=Killed(distances=distances))
+    assert latest_checkpoint(out / "checkpoints") == step_path(out / "checkpoints", 4)
+    rest = Wiring(distances=distances)
+    result = run_sft(config, out, resume=out, wire=rest)
+    assert rest.lines == {5: whole.lines[5]}
+    assert result.steps == 5
+    assert_same_weights(out / "final", tmp_path / "whole" / "final")
+
+
+def test_a_last_step_outside_the_window_is_told(source: Path, pairs: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    config = config_of(source, pairs, {**PROBED, "steps": 2})
+    run_sft(config, tmp_path / "run", wire=Wiring(distances={2: 0.1}), report=lines.append)
+    assert "did not reach the probe's window: kept the weights of step 2" in lines[-1]
+
+
+def test_report_lines_count_the_steps_of_all_stages(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    stages = ({**PROBED, "steps": 6}, {"name": "next", "steps": 3})
+    wiring = Wiring(distances={2: 0.0})
+    config = config_of(source, pairs, *stages)
+    run_sft(config, tmp_path / "run", wire=wiring, report=lines.append)
+    # The first stage stops early: what it left out is no longer to come.
+    counts = [line.split(":")[0] for line in lines if line.startswith("step ")]
+    assert counts == ["step 1/9", "step 2/9", "step 3/5", "step 5/5"]
 
 
 def test_a_second_signal_is_not_held_back() -> None:
@@ -410,6 +517,7 @@ def test_a_broken_pattern_names_its_key() -> None:
         ({"data": [{"kind": "scripts"}]}, r"data\[0\]\.tasks is missing"),
         ({"data": [{"kind": "trajectories"}]}, r"data\[0\]\.path is missing"),
         ({"token_weights": [{"pattern": "(", "weight": 1}]}, "pattern"),
+        ({"stop_when": "probe", "min_steps": 5}, r"\[1\]\.min_steps = 5 is above its steps = 4"),
     ],
 )
 def test_a_stage_that_cannot_run_is_refused_before_work_starts(
@@ -441,6 +549,47 @@ def recorded(path: Path, *correct: bool, logprobs: bool = True) -> Path:
         graded.append((Task(TaskInput("u", "?"), Gold("x")), ungraded, None, None))
         writer.rollouts(1, graded)
     return path
+
+
+class Words:
+    """Reads ids as words; 9 ends a turn."""
+
+    end_of_turn = 9
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return " ".join(f"w{token}" for token in token_ids)
+
+
+def written(path: Path, text: str, media: tuple[Media, ...] = (), *, every: int = 1) -> Path:
+    """A run folder with one correct trajectory of one turn that sampled the ids 60, 61, 9."""
+    config = Config.model_validate({"run": {"media_every": every}})
+    segments = (Segment((50,), False, media=media), Segment((60, 61, 9), True, (-0.5,) * 3))
+    turn = Turn(text, StopReason.END, GiveAnswer("x"), 3)
+    reward = Reward({"accuracy": 1.0}, True)
+    end = EndReason.ANSWERED
+    trajectory = Trajectory("t0", 0, segments, (), (turn,), end, "x", reward)
+    with RunWriter(path, config, verb="rl") as writer:
+        writer.rollouts(2, [(Task(TaskInput("t0", "?"), Gold("x")), trajectory, None, None)])
+    return path
+
+
+def read(run: Path) -> list[tuple[Segment, ...]]:
+    renderer: Any = Words()
+    return load_source(source_of(run), "sft.stages[0].data[0]", renderer, no_scripts)
+
+
+def test_trajectories_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    assert len(read(written(tmp_path / "same", "w60 w61"))) == 1
+    with pytest.raises(ConfigError, match=r"/other': task 't0' was written with another tokeniz"):
+        read(written(tmp_path / "other", "x60 x61"))
+
+
+def test_trajectories_without_their_images_are_refused_at_once(tmp_path: Path) -> None:
+    image = image_media(Image.new("RGB", (28, 28)))
+    assert len(read(written(tmp_path / "all", "w60 w61", (image,)))) == 1
+    with pytest.raises(ConfigError, match=r"media_every") as caught:
+        read(written(tmp_path / "some", "w60 w61", (image,), every=9))
+    assert f"some/media/{image.sha256}.png" in str(caught.value)
 
 
 def source_of(path: Path, **more: Any) -> Any:

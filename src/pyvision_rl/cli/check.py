@@ -5,8 +5,8 @@ In: a config, or just the thing to check. Out: a table of findings, and exit cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -44,10 +44,7 @@ def check_config(
     debug: Debug = False,
 ) -> None:
     """Check a config: every name, file and template it needs."""
-    from pyvision_rl import checks
-
-    loaded = load_config(find_config(config), overrides or ())
-    _finish("config", config, checks.check_config(loaded), as_json=as_json)
+    _check("config", config, overrides, as_json=as_json)
 
 
 @app.command("tasks")
@@ -59,13 +56,9 @@ def check_tasks(
     debug: Debug = False,
 ) -> None:
     """Check a task set: every row and image, ids, and that gold answers are graded right."""
-    from pyvision_rl import checks
-
-    def alone(path: str) -> Config:
-        return Config(tasks=TasksConfig(path=path))
-
-    loaded = _load(target, overrides, alone, by_name=target.endswith((".jsonl", ".parquet")))
-    _finish("tasks", target, checks.check_tasks(loaded), as_json=as_json)
+    alone = target.endswith((".jsonl", ".parquet"))
+    config = Config(tasks=TasksConfig(path=target)) if alone else None
+    _check("tasks", target, overrides, config, as_json=as_json)
 
 
 @app.command("sandbox")
@@ -77,13 +70,8 @@ def check_sandbox(
     debug: Debug = False,
 ) -> None:
     """Check a sandbox backend against the contract."""
-    from pyvision_rl import checks
-
-    def alone(name: str) -> Config:
-        return Config(sandbox=SandboxConfig(name=name))
-
-    loaded = _load(target, overrides, alone, by_name=":" in target)
-    _finish("sandbox", target, checks.check_sandbox(loaded), as_json=as_json)
+    config = Config(sandbox=SandboxConfig(name=target)) if ":" in target else None
+    _check("sandbox", target, overrides, config, as_json=as_json)
 
 
 @app.command("policy")
@@ -95,24 +83,32 @@ def check_policy(
     debug: Debug = False,
 ) -> None:
     """Check a policy: it samples a turn whose ids, log-probabilities and seeds hold."""
+    config = Config(policy=PolicyConfig(name=target)) if ":" in target else None
+    _check("policy", target, overrides, config, as_json=as_json)
+
+
+def _check(
+    what: Literal["config", "tasks", "sandbox", "policy"],
+    target: str,
+    overrides: list[str] | None,
+    config: Config | None = None,
+    *,
+    as_json: bool,
+) -> None:
+    """Check ``config``, or the one that ``target`` names."""
     from pyvision_rl import checks
 
-    def alone(name: str) -> Config:
-        return Config(policy=PolicyConfig(name=name))
-
-    loaded = _load(target, overrides, alone, by_name=":" in target)
-    _finish("policy", target, checks.check_policy(loaded), as_json=as_json)
-
-
-def _load(
-    target: str, overrides: list[str] | None, alone: Callable[[str], Config], *, by_name: bool
-) -> Config:
-    """Return the config that ``target`` names, or one made around the thing it names."""
-    if not by_name:
-        return load_config(find_config(target), overrides or ())
-    if overrides:
+    if config is None:
+        config = load_config(find_config(target), overrides or ())
+    elif overrides:
         raise typer.BadParameter("--set needs a config; none was given")
-    return alone(target)
+    check = {
+        "config": checks.check_config,
+        "tasks": checks.check_tasks,
+        "sandbox": checks.check_sandbox,
+        "policy": checks.check_policy,
+    }[what]
+    _finish(what, target, check(config), as_json=as_json)
 
 
 def _finish(what: str, target: str, findings: Sequence[Finding], *, as_json: bool) -> None:

@@ -86,7 +86,8 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
         _prepare(debug=debug)
         try:
             verb(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
+        # A reader that left (| head) is no failure: typer ends the process without a word.
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise
         except Interrupted as stop:
             complain(f"stopped after a whole step, and saved; go on with: {stop.resume}")
@@ -115,7 +116,8 @@ def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: s
         name: The verb, for the default folder's name and the resume command.
         options: What was typed.
         work: Does the verb's work; returns a record with ``to_json``, or a path.
-        then: The next useful command; ``{out}`` stands for the run folder.
+        then: The next useful command; ``{out}`` stands for the run folder, ``{config}`` for what
+            was typed (or the run folder) and ``{model}`` for ``policy.model``.
 
     Raises:
         ConfigError: Bad usage or config.
@@ -132,10 +134,10 @@ def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: s
             with Reporter(Console(stderr=True), name) as report:
                 result = work(Job(config, out, options.resume, report))
         except KeyboardInterrupt as error:
-            can_go_on = name in ("rl", "sft", "eval") and (out / "run.json").exists()
-            hint = f"; go on with: pvrl {name} --resume {out}" if can_go_on else ""
+            hint = f"; go on with: pvrl {name} --resume {out}" if _can_go_on(name, out) else ""
             raise InterruptedRun(f"interrupted{hint}") from error
-    following = then.format(out=out)
+    typed = options.config or out
+    following = then.format(out=out, config=typed, model=config.policy.model)
     if options.as_json:
         write_json({"verb": name, "out": str(out), "result": to_json(result), "next": following})
         return
@@ -220,6 +222,17 @@ def _run_folder(name: str, options: Options, source: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             out.rmdir()
+
+
+def _can_go_on(name: str, out: Path) -> bool:
+    """Whether ``out`` holds what ``--resume`` needs: a whole checkpoint, or judged episodes."""
+    # The manifest is the last file of a checkpoint to be written.
+    saved = {
+        "rl": "checkpoints/step_*/MANIFEST.json",
+        "sft": "checkpoints/step_*/MANIFEST.json",
+        "eval": "rollouts/step_*.jsonl",
+    }
+    return name in saved and any(out.glob(saved[name]))
 
 
 def _claim(name: str, source: Path) -> Path:

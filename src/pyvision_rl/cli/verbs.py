@@ -1,10 +1,11 @@
-"""The verbs that run something. Each is a signature, a lazy import and a next step.
+"""The verbs that run something. Each is a lazy import and a next step; most share a signature.
 
 The heavy modules are imported inside the verbs: ``pvrl --help`` must not wait for torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,110 +51,86 @@ def new_model(
         return {"parameters": make(job.config, job.out), "model": str(job.out)}
 
     options = Options(config, tuple(overrides or ()), target or out, None, dry_run, as_json)
-    run_verb("new-model", options, work, then=f"pvrl sft {config} --set policy.model={{out}}")
+    run_verb("new-model", options, work, then="pvrl sft {config} --set policy.model={out}")
 
 
-@guarded
-def probe(
-    config: ConfigArgument,
-    overrides: Overrides = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+def _plain(name: str, work: Callable[[Job], Any], then: str) -> Callable[..., None]:
+    """Return the verb that does ``work``; the docstring of ``work`` is its help."""
+
+    def verb(
+        config: ConfigArgument,
+        overrides: Overrides = None,
+        out: Out = None,
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+        debug: Debug = False,
+    ) -> None:
+        options = Options(config, tuple(overrides or ()), out, None, dry_run, as_json)
+        run_verb(name, options, work, then=then)
+
+    verb.__doc__ = work.__doc__
+    return guarded(verb)
+
+
+def _resumable(name: str, work: Callable[[Job], Any], then: str) -> Callable[..., None]:
+    """Return the same for work that can go on in a run folder."""
+
+    def verb(
+        config: OptionalConfig = "",
+        overrides: Overrides = None,
+        out: Out = None,
+        resume: Resume = None,
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+        debug: Debug = False,
+    ) -> None:
+        options = Options(config, tuple(overrides or ()), out, resume, dry_run, as_json)
+        run_verb(name, options, work, then=then)
+
+    verb.__doc__ = work.__doc__
+    return guarded(verb)
+
+
+def _probe(job: Job) -> Any:
     """Measure what the tool is worth to a model, by forcing the first action both ways."""
+    from pyvision_rl.probe import run_probe
 
-    def work(job: Job) -> Any:
-        from pyvision_rl.probe import run_probe
-
-        return run_probe(job.config, job.out)
-
-    options = Options(config, tuple(overrides or ()), out, None, dry_run, as_json)
-    run_verb("probe", options, work, then=f"pvrl rl {config}")
+    return run_probe(job.config, job.out)
 
 
-@guarded
-def rollout(
-    config: ConfigArgument,
-    overrides: Overrides = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+def _rollout(job: Job) -> Any:
     """Sample episodes and grade them; learn nothing."""
+    from pyvision_rl.collect import run_rollout
 
-    def work(job: Job) -> Any:
-        from pyvision_rl.collect import run_rollout
-
-        return run_rollout(job.config, job.out, job.report)
-
-    options = Options(config, tuple(overrides or ()), out, None, dry_run, as_json)
-    run_verb("rollout", options, work, then="pvrl show {out}")
+    return run_rollout(job.config, job.out, job.report)
 
 
-@guarded
-def sft(
-    config: OptionalConfig = "",
-    overrides: Overrides = None,
-    out: Out = None,
-    resume: Resume = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+def _sft(job: Job) -> Any:
     """Fine-tune on pairs, scripts or trajectories, in the stages of [sft]."""
+    from pyvision_rl.train.sft import run_sft
 
-    def work(job: Job) -> Any:
-        from pyvision_rl.train.sft import run_sft
-
-        return run_sft(job.config, job.out, resume=job.resume, report=job.report)
-
-    options = Options(config, tuple(overrides or ()), out, resume, dry_run, as_json)
-    run_verb("sft", options, work, then=f"pvrl probe {config or '{out}'}")
+    return run_sft(job.config, job.out, resume=job.resume, report=job.report)
 
 
-@guarded
-def rl(
-    config: OptionalConfig = "",
-    overrides: Overrides = None,
-    out: Out = None,
-    resume: Resume = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+def _rl(job: Job) -> Any:
     """Train with reinforcement learning."""
+    from pyvision_rl.train.rl import run_rl
 
-    def work(job: Job) -> Any:
-        from pyvision_rl.train.rl import run_rl
-
-        return run_rl(job.config, job.out, resume=job.resume, report=job.report)
-
-    options = Options(config, tuple(overrides or ()), out, resume, dry_run, as_json)
-    run_verb("rl", options, work, then="pvrl show {out}")
+    return run_rl(job.config, job.out, resume=job.resume, report=job.report)
 
 
-@guarded
-def evaluate(
-    config: OptionalConfig = "",
-    overrides: Overrides = None,
-    out: Out = None,
-    resume: Resume = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+def _evaluate(job: Job) -> Any:
     """Evaluate a model on held-out tasks; accuracy with standard errors."""
+    from pyvision_rl.evaluate import run_eval
 
-    def work(job: Job) -> Any:
-        from pyvision_rl.evaluate import run_eval
+    return run_eval(job.config, job.out, resume=job.resume, report=job.report)
 
-        return run_eval(job.config, job.out, resume=job.resume, report=job.report)
 
-    options = Options(config, tuple(overrides or ()), out, resume, dry_run, as_json)
-    run_verb("eval", options, work, then="pvrl show {out}")
+probe = _plain("probe", _probe, "pvrl rl {config} --set policy.model={model}")
+rollout = _plain("rollout", _rollout, "pvrl show {out}")
+sft = _resumable("sft", _sft, "pvrl probe {config} --set policy.model={out}/final")
+rl = _resumable("rl", _rl, "pvrl show {out}")
+evaluate = _resumable("eval", _evaluate, "pvrl show {out}")
 
 
 @guarded

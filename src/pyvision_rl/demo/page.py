@@ -22,6 +22,7 @@ from pygments.lexers import PythonLexer  # type: ignore[import-untyped]
 
 from pyvision_rl.images import VisionSpec, smart_resize
 from pyvision_rl.media import open_image
+from pyvision_rl.parsing import split_code
 from pyvision_rl.runs import RunReader
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.show import sanitize
@@ -168,9 +169,10 @@ def _card(title: str, saved: SavedRollout) -> dict[str, object]:
 
 
 def _turn(index: int, turn: Turn, first: int) -> dict[str, object]:
-    code = turn.action.code if isinstance(turn.action, RunCode) else ""
-    at = turn.text.rfind(code) if code else -1
-    before, after = (turn.text[:at], turn.text[at + len(code) :]) if at >= 0 else (turn.text, "")
+    code, before, after = "", turn.text, ""
+    if isinstance(turn.action, RunCode):
+        code = turn.action.code
+        before, _, after = split_code(turn.text)
     execution = turn.execution
     pictures = []
     if execution is not None:

@@ -171,8 +171,10 @@ def _lesson(split: Split, fate_paid: str) -> str:
         return "There was no skill to keep."
     if fate_paid == "dropped":
         return "The tool reward did not save the skill this time."
-    if split.total < 2 * split.se:
+    if abs(split.total) <= 2 * split.se:
         return "That is no clear change."
+    if split.total < 0:
+        return "That is a clear fall: RL with the tool reward made the model worse at hard tasks."
     if split.used_better < 0.25 * split.total:
         return "So RL mostly kept a skill the cold start had made, and taught little of it."
     if split.used_more < 0.25 * split.total:

@@ -7,6 +7,7 @@ A demo that was interrupted goes on with its first unfinished stage. Does not pr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ from rich.console import Console
 
 from pyvision_rl import __version__
 from pyvision_rl.config import Config
-from pyvision_rl.config_file import find_config, load_config
+from pyvision_rl.config_file import find_config, load_config, resolved
 from pyvision_rl.demo import figure, page, report
 from pyvision_rl.demo.processes import Command, Runner
 from pyvision_rl.errors import RunError
@@ -46,6 +47,25 @@ class Plan:
     threads: int = 1
     """CPU threads of the cold start; another number gives other last bits, and so another run."""
     version: str = __version__
+
+    def record(self) -> dict[str, Any]:
+        """Return what ``plan.json`` holds: the plan, and what its configs say now.
+
+        Raises:
+            ConfigError: A config is missing or wrong.
+        """
+        hashes = {"sft_sha256": SFT_CONFIG, "rl_sha256": self.rl_config}
+        return asdict(self) | {key: config_sha256(name) for key, name in hashes.items()}
+
+
+def config_sha256(name: str) -> str:
+    """Return 12 hex digits that change with the resolved content of a config.
+
+    Raises:
+        ConfigError: It is missing or wrong.
+    """
+    content = json.dumps(resolved(load_config(find_config(name))), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def run_demo(plan: Plan, out: Path, *, jobs: int, console: Console) -> dict[str, Any]:
@@ -197,7 +217,7 @@ def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
     )
     start, paid = outcomes["start"], outcomes["tool_reward"]
     return {
-        "plan": asdict(plan),
+        "plan": plan.record(),
         "sizes": _sizes(out),
         "happened": happened,
         "outcomes": {name: asdict(o) for name, o in outcomes.items()},
@@ -224,15 +244,15 @@ def _sizes(out: Path) -> dict[str, int]:
 
 def _claim(plan: Plan, out: Path) -> None:
     """Make the folder ours, or refuse it."""
-    file = out / _PLAN
+    file, wanted = out / _PLAN, plan.record()
     if file.exists():
         there = json.loads(file.read_text())
-        if there != asdict(plan):
-            raise RunError(f"{out} holds another demo ({there}); name another folder")
+        if there != wanted:
+            raise RunError(f"{out} holds another demo ({there}, not {wanted}); name another folder")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is there already and not an empty folder; name another")
     (out / "logs").mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(plan)))
+    file.write_text(json.dumps(wanted))
 
 
 def _cold_start_times(run: Path) -> Sequence[str]:

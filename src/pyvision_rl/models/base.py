@@ -56,28 +56,28 @@ class Embedded:
     deep: tuple[Tensor, ...] = ()
     """Per early layer [B, T, H], zero outside pads (Qwen3-VL's DeepStack)."""
 
-    def select(self, rows: Tensor) -> Embedded:
-        """Return the given rows, in the given order."""
-        return Embedded(
-            self.inputs[rows],
-            None if self.visual is None else self.visual[rows],
-            tuple(d[rows] for d in self.deep),
-        )
-
 
 class VisionLanguageModel:
     """A Qwen2.5-VL or Qwen3-VL network behind explicit positions, masks and caches."""
 
-    def __init__(self, module: nn.Module, vision: VisionSpec) -> None:
+    def __init__(
+        self, module: nn.Module, vision: VisionSpec, vocab_size: int | None = None
+    ) -> None:
+        """Wrap a network; ids from ``vocab_size`` (the tokenizer's entries) on are never sampled.
+
+        Networks are often wider than their tokenizer, and what pads them has no text.
+        """
         config: Any = module.config
+        width: int = config.get_text_config().vocab_size
         self.module = module
         self.vision = vision
         self.family: str = config.model_type
         self.image_token_id: int = config.image_token_id
-        self.banned_ids: tuple[int, ...] = tuple(
-            sorted({config.image_token_id, config.video_token_id})
-        )
-        """Media placeholders: never sampled, at -inf for sampler and learner alike."""
+        media = {config.image_token_id, config.video_token_id}
+        self.vocab_size = vocab_size or width
+        self.banned_ids = tuple(sorted(media.union(range(self.vocab_size, width))))
+        """Media placeholders and padding: at -inf for sampler and learner alike."""
+        self._banned: dict[torch.device, Tensor] = {}
         self._core: Any = module.model
         self._head: Any = module.lm_head
         self._patches: OrderedDict[str, np.ndarray] = OrderedDict()
@@ -244,10 +244,11 @@ class VisionLanguageModel:
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return float32 logits [..., V] with media placeholders at -inf."""
+        """Return float32 logits [..., V] with ``banned_ids`` at -inf."""
         logits: Tensor = self._head(hidden).float()
-        banned = torch.tensor(self.banned_ids, device=logits.device)
-        return logits.index_fill(-1, banned, float("-inf"))
+        if logits.device not in self._banned:
+            self._banned[logits.device] = torch.tensor(self.banned_ids, device=logits.device)
+        return logits.index_fill(-1, self._banned[logits.device], float("-inf"))
 
     def save(self, path: Path) -> None:
         """Write weights and config as an ordinary Hugging Face directory (no tokenizer)."""

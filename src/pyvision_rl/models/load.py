@@ -49,7 +49,19 @@ def load_model(
     )
     spec = vision_spec(path, config, min_pixels=min_pixels, max_pixels=max_pixels)
     module.to(_device(device)).eval()
-    return VisionLanguageModel(module, spec)
+    return VisionLanguageModel(module, spec, _num_tokens(path, config.image_token_id))
+
+
+def _num_tokens(path: str, image_token_id: int) -> int | None:
+    """Entries of the model's tokenizer; None without one."""
+    from transformers import AutoTokenizer
+
+    try:
+        count = len(AutoTokenizer.from_pretrained(path))
+    except (OSError, ValueError):
+        return None
+    # Where its files are missing, transformers makes up an empty one: it ends before that id.
+    return count if count > image_token_id else None
 
 
 def _device(name: str) -> torch.device:

@@ -6,7 +6,6 @@ log-probabilities. A policy knows neither prompts nor sandbox nor rewards.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 from pyvision_rl.types import Completion, SampleRequest
@@ -29,12 +28,4 @@ class Policy(Protocol):
 
     async def close(self) -> None:
         """Free the backend. Idempotent."""
-        ...
-
-
-class TrainablePolicy(Policy, Protocol):
-    """What RL needs beyond sampling."""
-
-    async def load_weights(self, path: Path, version: int) -> None:
-        """Sample from the weights at ``path`` from now on, and say so in ``policy_version``."""
         ...

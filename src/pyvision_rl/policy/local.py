@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from pyvision_rl.errors import PolicyError, PVRLError
 from pyvision_rl.models.base import VisionLanguageModel
@@ -89,20 +87,6 @@ class LocalPolicy:
         self._require_idle()
         self._version = version
         self._decoder.reset()
-
-    async def load_weights(self, path: Path, version: int) -> None:
-        """Copy the weights of a Hugging Face directory into the network, and drop every cache.
-
-        Raises:
-            PolicyError: They cannot be read, do not fit (then nothing was changed), or turns are
-                being written.
-        """
-        self._require_idle()
-        try:
-            _load(self._model.module, path)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise PolicyError(f"weights at {path} cannot be loaded: {error}") from error
-        self.set_version(version)
 
     def _require_idle(self) -> None:
         futures = [*self._running.values(), *(job.future for job in self._waiting)]
@@ -210,25 +194,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def _load(module: Any, path: Path) -> None:
-    if not path.is_dir():
-        raise ValueError("not a directory")
-    # Through transformers, which knows how each family's names on disk map to the network's.
-    loaded, report = type(module).from_pretrained(
-        path, dtype=module.dtype, output_loading_info=True
-    )
-    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
-    if wrong:
-        raise ValueError(f"the directory is not a whole network: {wrong}")
-    new, old = loaded.state_dict(), module.state_dict()
-    # Checked first: load_state_dict copies what fits before it complains of the rest.
-    names = sorted(n for n in old.keys() | new.keys() if _shape(old, n) != _shape(new, n))
-    if names:
-        raise ValueError(f"the network at hand has other weights: {', '.join(names[:5])}, ...")
-    module.load_state_dict(new, strict=True)
-
-
-def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(state[name].shape) if name in state else None

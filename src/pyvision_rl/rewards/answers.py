@@ -26,9 +26,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
 
-ANSWER_TYPES: Final = ("auto", "text", "letter", "integer", "float", "yes_no", "set", "sequence")
 REL_TOL = 1e-3
 ABS_TOL = 1e-9
 MAX_NUMBER_CHARS = 64

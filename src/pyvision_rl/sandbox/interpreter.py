@@ -32,8 +32,9 @@ from . import protocol
 from .capture import CAPTURE
 
 SHOWN_FRAMES = 8
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+(?=>)")
-"""Left out of displayed values: it differs from run to run, and says nothing."""
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Where an object lies, as its repr says: left out of every text that a cell gives, because it
+differs from run to run and says nothing."""
 
 
 class Output(io.TextIOBase):
@@ -58,7 +59,8 @@ class Output(io.TextIOBase):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         count = len(text)
-        self._total += count
+        text = _ADDRESS.sub("", text)  # here, and not at the end: a cut may fall into an address
+        self._total += len(text)
         if self._head_left:
             self._head.append(text[: self._head_left])
             text = text[self._head_left :]
@@ -96,7 +98,7 @@ def show(*values: object) -> None:
             CAPTURE.figure(value)
             Gcf.destroy_fig(value)
         elif value is not None:
-            sys.stdout.write(_ADDRESS.sub("", repr(value)) + "\n")
+            sys.stdout.write(f"{value!r}\n")
 
 
 def describe(error: BaseException, limit: int) -> str:
@@ -115,7 +117,7 @@ def describe(error: BaseException, limit: int) -> str:
 
 
 def _block(found: traceback.TracebackException, limit: int) -> str:
-    message = "".join(found.format_exception_only()).rstrip("\n")
+    message = _ADDRESS.sub("", "".join(found.format_exception_only()).rstrip("\n"))
     if len(message) > limit * 3 // 4:
         kept = limit * 3 // 8 - 3
         message = f"{message[:kept]} ... {message[-kept:]}"

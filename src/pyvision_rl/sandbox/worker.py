@@ -160,6 +160,8 @@ def main(fd: int) -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     sys.path[:0] = hello["path"]
+    # An installed copy of this package may lie on that path; model code has no business with it.
+    sys.modules["pyvision_rl"] = None  # type: ignore[assignment]
     try:
         _prepare(hello["figure"])
     except Exception as error:  # noqa: BLE001 - whatever an import raises, the driver names it

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, one row group in memory at a time.
+"""Rows of a Parquet file, with a bounded part of it in memory.
 
 In: a Parquet file. Out: its rows as dicts, and again the images of one row. Knows nothing of what
 the fields mean. pyarrow (extra ``data``) is imported when a file is opened.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,20 @@ from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.registry import missing
 
 IMAGE_COLUMNS = ("image", "images")
+KEPT_BYTES = 256 * 2**20
+_ROWS_AT_ONCE = 64
+"""Turned into Python objects together."""
 
 
 class ParquetRows:
     """Reads rows in order, and image columns again by row number."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kept_bytes: int = KEPT_BYTES) -> None:
         """Open a file.
+
+        Args:
+            path: The file.
+            kept_bytes: Image columns of the row groups read last stay in memory up to this size.
 
         Raises:
             ConfigError: pyarrow is not installed, or the file is not Parquet.
@@ -41,8 +49,9 @@ class ParquetRows:
         sizes = (self._file.metadata.row_group(g).num_rows for g in groups)
         self._starts = list(accumulate(sizes, initial=0))
         self._columns = [c for c in IMAGE_COLUMNS if c in self._file.schema_arrow.names]
-        self._group = -1
-        self._images: list[dict[str, Any]] = []
+        self._kept_bytes = kept_bytes
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+        """Row group -> its image columns as an Arrow table, the last read at the end."""
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
         """Yield (row number from 1, fields).
@@ -51,20 +60,29 @@ class ParquetRows:
             TaskError: A row group is damaged.
         """
         for group, start in enumerate(self._starts[:-1]):
-            yield from enumerate(self._read(group, None), start=start + 1)
+            batches = self._read(group, None).to_batches(max_chunksize=_ROWS_AT_ONCE)
+            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+            yield from enumerate(rows, start=start + 1)
 
     def images(self, row: int) -> dict[str, Any]:
-        """Return the image columns of a row (from 1); its row group stays in memory."""
-        group = bisect_right(self._starts, row - 1) - 1
-        if group != self._group:
-            self._images, self._group = self._read(group, self._columns), group
-        offset: int = row - 1 - self._starts[group]
-        return self._images[offset]
+        """Return the image columns of a row (from 1).
 
-    def _read(self, group: int, columns: list[str] | None) -> list[dict[str, Any]]:
-        """The rows of one row group; None takes all columns."""
+        Raises:
+            TaskError: Its row group is damaged.
+        """
+        group = bisect_right(self._starts, row - 1) - 1
+        table = self._kept.pop(group, None)
+        if table is None:
+            table = self._read(group, self._columns)
+        self._kept[group] = table
+        while sum(kept.nbytes for kept in self._kept.values()) > self._kept_bytes:
+            self._kept.popitem(last=False)
+        fields: dict[str, Any] = table.slice(row - 1 - self._starts[group], 1).to_pylist()[0]
+        return fields
+
+    def _read(self, group: int, columns: list[str] | None) -> Any:
+        """One row group as an Arrow table; None takes all columns."""
         try:
-            rows: list[dict[str, Any]] = self._file.read_row_group(group, columns).to_pylist()
+            return self._file.read_row_group(group, columns)
         except (OSError, ValueError) as error:
             raise TaskError(f"{self._path}: row group {group} cannot be read ({error})") from error
-        return rows

@@ -24,6 +24,7 @@ from typing import Any
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.media import bytes_media, file_media
 from pyvision_rl.tasks.parquet import ParquetRows
+from pyvision_rl.types import ANSWER_TYPES
 
 FIELDS = (
     "id",
@@ -35,7 +36,6 @@ FIELDS = (
     "category",
     "data_source",
 )
-ANSWER_TYPES = ("auto", "text", "letter", "integer", "float", "yes_no", "set", "sequence")
 SUFFIXES = (".jsonl", ".parquet")
 
 _log = logging.getLogger(__name__)

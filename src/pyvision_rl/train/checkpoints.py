@@ -193,22 +193,6 @@ def point_to(link: Path, target: Path) -> Path:
     return link
 
 
-def restore_weights(model: VisionLanguageModel, path: Path) -> None:
-    """Copy the weights at ``path`` into ``model`` in place; optimizers over it stay valid.
-
-    Raises:
-        CheckpointError: They are of another model.
-    """
-    module: Any = model.module
-    saved = type(module).from_pretrained(path, dtype=model.dtype)
-    own, new = dict(module.named_parameters()), dict(saved.named_parameters())
-    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in new.items()}:
-        raise CheckpointError(f"{path} holds the weights of another model")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(new[name])
-
-
 def restore_rng(state: Mapping[str, Any]) -> None:
     """Set the generators of ``random``, numpy and torch as they were when saving."""
     kind, keys, position, has_gauss, gauss = state["numpy"]
@@ -297,9 +281,7 @@ def _remove(path: Path) -> None:
 
 def _all(folder: Path) -> list[Path]:
     """Return the checkpoint folders, by step."""
-    if not folder.is_dir():
-        return []
-    found = [(m, path) for path in folder.iterdir() if (m := _NAME.fullmatch(path.name))]
+    found = [(m, path) for path in folder.glob("step_*") if (m := _NAME.fullmatch(path.name))]
     return [path for match, path in sorted(found, key=lambda pair: int(pair[0][1]))]
 
 

@@ -18,7 +18,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeAlias
 
+import torch
+
 from pyvision_rl.assemble import assemble
+from pyvision_rl.checks_sft import check_stages
 from pyvision_rl.collect import collect_scripts
 from pyvision_rl.config import Config, SftStageConfig
 from pyvision_rl.errors import CheckpointError, ConfigError
@@ -35,15 +38,23 @@ from pyvision_rl.train.checkpoints import (
     point_to,
     prune,
     restore_rng,
-    restore_weights,
     save_checkpoint,
     step_path,
 )
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner, SftStats
-from pyvision_rl.train.sft_data import RunScripts, StageData, check_stages
+from pyvision_rl.train.sft_data import RunScripts, StageData
 
 _REPORT_EVERY = 25
+_MAY_DIFFER: dict[str, Any] = {
+    "train": {"save_every", "keep_checkpoints", "steps", "eval_every"},
+    # The checkpoint holds the model; the others fit a run to its machine.
+    "policy": {"model", "device", "threads", "max_batch"},
+    "sandbox": {"wall_s", "grace_s", "memory_mb", "max_running"},
+    "rollout": {"max_live_episodes", "max_failed_share"},
+    **dict.fromkeys(("selection", "eval", "run", "new_model"), True),
+}
+"""Config keys that a resumed run may change: SFT does not read them, or the result is the same."""
 
 _log = logging.getLogger(__name__)
 
@@ -224,8 +235,7 @@ class _Run:
             f"stage {stage.name!r}: {data.num_examples} examples, "
             f"steps {self.at.stage_step + 1} to {stage.steps}"
         )
-        inside = False
-        while self.at.stage_step < stage.steps and not inside:
+        while not self._ended(stage):
             began = time.perf_counter()
             stats = learner.sft_step(data.batch(stage.batch_size))
             seconds = time.perf_counter() - began
@@ -239,13 +249,16 @@ class _Run:
             reading = self._probe(stage)
             self._record(stage, stats, seconds, reading)
             nearest = self._note_nearest(reading)
-            inside = reading is not None and reading.window_distance == 0.0
-            ends = inside or self.at.stage_step == stage.steps
+            ends = self._ended(stage)
             if nearest or stop.received or (self.at.step % train.save_every == 0 and not ends):
                 self._save(learner)
             if stop.received and not ends:
                 self._leave(stop)
         self._finish_stage(stage)
+
+    def _ended(self, stage: SftStageConfig) -> bool:
+        """Whether the stage is over; told by ``Progress`` alone, so that a resumed run agrees."""
+        return self.at.stage_step >= stage.steps or self.at.best_distance == 0.0
 
     def _probe(self, stage: SftStageConfig) -> ProbeReading | None:
         """Measure when it is time to: from ``min_steps`` on, and at the stage's last step."""
@@ -279,7 +292,11 @@ class _Run:
             "learning_rate": stats.learning_rate,
             "step_s": round(seconds, 4),
         }
-        line = f"step {self.at.step}: loss {stats.loss:.4f}, nll {stats.nll:.4f}"
+        # An earlier stage may have ended before its last step.
+        left = sum(s.steps for s in self.config.sft.stages[self.at.stage :]) - self.at.stage_step
+        line = (
+            f"step {self.at.step}/{self.at.step + left}: loss {stats.loss:.4f}, nll {stats.nll:.4f}"
+        )
         if reading is not None:
             values |= {
                 "probe_tool_share": reading.tool_share,
@@ -307,6 +324,7 @@ class _Run:
             if problem:
                 raise CheckpointError(f"{best}, nearest to the probe's window: {problem}")
             restore_weights(self.parts.model, best)
+        if at.best_distance > 0.0 and at.best_step is not None:
             self.report(
                 f"stage {stage.name!r} did not reach the probe's window: kept the weights of "
                 f"step {at.best_step} (distance {at.best_distance:.3f})"
@@ -333,16 +351,36 @@ class _Run:
         raise Interrupted(stop.exit_code, resume)
 
 
+def restore_weights(model: VisionLanguageModel, path: Path) -> None:
+    """Copy the weights at ``path`` into ``model`` in place; optimizers over it stay valid.
+
+    Raises:
+        CheckpointError: They are of another model.
+    """
+    module: Any = model.module
+    saved = type(module).from_pretrained(path, dtype=model.dtype)
+    own, new = dict(module.named_parameters()), dict(saved.named_parameters())
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in new.items()}:
+        raise CheckpointError(f"{path} holds the weights of another model")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(new[name])
+
+
 def _identity(config: Config) -> dict[str, Any]:
     """Return what must be equal for a resumed run to go on as if never stopped."""
-    return {"seed": config.seed, "sft": config.sft.model_dump(mode="json")}
+    return config.model_dump(mode="json", exclude=_MAY_DIFFER)
 
 
 def _refuse_other_config(config: Config, start: Checkpoint | None) -> None:
     if start is None:
         return
-    if start.extra.get("config") != _identity(config):
+    if "progress" not in start.extra:
+        raise CheckpointError(f"{start.path} was not made by sft; start from it with policy.model")
+    saved, now = start.extra["config"], _identity(config)
+    differing = [key for key, value in now.items() if key not in saved or saved[key] != value]
+    if differing:
         raise CheckpointError(
-            f"{start.path} was made with another [sft] section or seed; to train on from its "
-            "weights, start a new run with policy.model set to it"
+            f"{start.path} was made with other values of {', '.join(differing)}; to train on from "
+            "its weights, start a new run with policy.model set to it"
         )

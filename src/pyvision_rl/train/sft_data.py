@@ -8,7 +8,6 @@ the last ones would decide whether the model looks at all.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -16,7 +15,8 @@ from typing import TypeAlias
 import numpy as np
 
 from pyvision_rl.assemble import build_tasks
-from pyvision_rl.config import Config, SftDataConfig, SftStageConfig, TasksConfig, TokenWeight
+from pyvision_rl.checks_sft import compile_rules
+from pyvision_rl.config import Config, SftDataConfig, TasksConfig, TokenWeight
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.runs import RunReader, read_rollouts
@@ -130,58 +130,14 @@ class TokenWeights:
         return self._known[token]
 
 
-def compile_rules(rules: Sequence[TokenWeight], where: str) -> list[tuple[re.Pattern[str], float]]:
-    """Return (pattern, weight) of each rule.
-
-    Raises:
-        ConfigError: A pattern is no regular expression.
-    """
-    compiled = []
-    for index, rule in enumerate(rules):
-        try:
-            compiled.append((re.compile(rule.pattern, re.DOTALL), rule.weight))
-        except re.error as error:
-            raise ConfigError(
-                f"{where}.token_weights[{index}].pattern = {rule.pattern!r}: {error}"
-            ) from error
-    return compiled
-
-
-def check_stages(config: Config) -> None:
-    """Raise ConfigError if the stages cannot be run, before anything is loaded."""
-    if not config.sft.stages:
-        raise ConfigError("sft.stages is empty: nothing to do")
-    for index, stage in enumerate(config.sft.stages):
-        where = f"sft.stages[{index}]"
-        if not stage.data:
-            raise ConfigError(f"{where}.data is empty: name at least one source")
-        compile_rules(stage.token_weights, where)
-        for place, data in enumerate(stage.data):
-            _check_source(data, f"{where}.data[{place}]")
-        _check_probe(config, stage, where)
-
-
-def _check_source(data: SftDataConfig, where: str) -> None:
-    if data.kind == "trajectories" and not data.path:
-        raise ConfigError(f"{where}.path is missing: name a run folder or a rollouts JSONL")
-    if data.kind == "scripts" and data.tasks is None:
-        raise ConfigError(f"{where}.tasks is missing: name a task set with scripts")
-    if data.kind == "pairs" and (data.tasks is None) == (not data.path):
-        raise ConfigError(f"{where} needs either tasks (a task set) or path (a JSONL file)")
-
-
-def _check_probe(config: Config, stage: SftStageConfig, where: str) -> None:
-    if stage.stop_when == "probe" and config.probe.tasks is None and config.tasks is None:
-        raise ConfigError(f'{where}.stop_when = "probe" needs [probe.tasks] or [tasks]')
-
-
 def load_source(
     data: SftDataConfig, where: str, renderer: Renderer, run_scripts: RunScripts
 ) -> list[Segments]:
     """Return the token segments of every example of one source.
 
     Raises:
-        ConfigError: The source is missing or holds nothing to learn from.
+        ConfigError: The source is missing, holds nothing to learn from, or was recorded without
+            images or with another tokenizer.
     """
     found: list[Segments]
     if data.kind == "pairs":
@@ -190,7 +146,7 @@ def load_source(
         assert data.tasks is not None
         found = [t.segments for t in run_scripts(data.tasks, data.count)]
     else:
-        found = _correct(_recorded(Path(data.path)), where, data.path)
+        found = _correct(_recorded(Path(data.path)), data, where, renderer)
     found = found[: data.count]
     if not found:
         raise ConfigError(f"{where}: the source has no examples")
@@ -212,8 +168,11 @@ def _recorded(path: Path) -> Iterable[Trajectory]:
     return (each.trajectory for each in saved)
 
 
-def _correct(trajectories: Iterable[Trajectory], where: str, path: str) -> list[Segments]:
-    """Return the tokens of the trajectories whose answer was graded correct."""
+def _correct(
+    trajectories: Iterable[Trajectory], data: SftDataConfig, where: str, renderer: Renderer
+) -> list[Segments]:
+    """Return the tokens of up to ``data.count`` trajectories whose answer was graded correct."""
+    where = f"{where}.path = {data.path!r}"
     total, found = 0, []
     for trajectory in trajectories:
         total += 1
@@ -221,10 +180,36 @@ def _correct(trajectories: Iterable[Trajectory], where: str, path: str) -> list[
             continue
         if not trajectory.num_sampled_tokens:
             raise ConfigError(
-                f"{where}.path = {path!r}: its trajectories hold no tokens; "
-                "write them with run.logprobs = true"
+                f"{where}: its trajectories hold no tokens; write them with run.logprobs = true"
             )
+        _check_tokenizer(trajectory, where, renderer)
+        _check_images(trajectory, where, Path(data.path))
         found.append(trajectory.segments)
+        if len(found) == data.count:
+            break
     if not found:
-        raise ConfigError(f"{where}.path = {path!r}: none of {total} trajectories is correct")
+        raise ConfigError(f"{where}: none of {total} trajectories is correct")
     return found
+
+
+def _check_tokenizer(trajectory: Trajectory, where: str, renderer: Renderer) -> None:
+    """Refuse ids that do not say what was written: they would teach noise."""
+    sampled = (s.token_ids for s in trajectory.segments if s.sampled)
+    for ids, turn in zip(sampled, trajectory.turns, strict=False):
+        ended = ids[-1:] == (renderer.end_of_turn,)
+        text = renderer.decode(ids[:-1] if ended else ids)
+        if text != turn.text:
+            raise ConfigError(
+                f"{where}: task {trajectory.task_id!r} was written with another tokenizer than "
+                f"that of policy.model, which reads {turn.text!r:.80} as {text!r:.80}"
+            )
+
+
+def _check_images(trajectory: Trajectory, where: str, path: Path) -> None:
+    folder = (path if path.is_dir() else path.parent.parent) / "media"
+    for media in trajectory.media:
+        if media.source is None:
+            raise ConfigError(
+                f"{where}: task {trajectory.task_id!r} needs {folder / media.sha256}.png, which is "
+                "not there; write the images of every step with run.media_every = 1"
+            )

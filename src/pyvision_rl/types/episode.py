@@ -45,13 +45,17 @@ class TaskInput:
     """Where the row came from; rewards may be routed by it."""
 
 
+ANSWER_TYPES = ("auto", "text", "letter", "integer", "float", "yes_no", "set", "sequence")
+"""How a reference may be compared with an answer; the rules are in ``rewards.answers``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gold:
     """The secret half of a task. Only tasks, rewards, evaluate and runs may import it."""
 
     answer: str
     answer_type: str = "auto"
-    """How rewards compare: auto, text, letter, integer, float, yes_no, set, sequence."""
+    """How rewards compare; one of ``ANSWER_TYPES``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,8 +284,11 @@ def _records(graded: Sequence[Graded]) -> list[SavedRollout]:
 def _selected(graded: Sequence[Graded], batch: Batch) -> list[SavedRollout]:
     """Return every trajectory of a batch, used or rejected, in the order of the groups."""
     # By identity: one task may have been drawn twice in a step.
-    reasons = {id(r.trajectory): r.reason for r in batch.rejected}
-    return [replace(s, reason=reasons.get(id(s.trajectory))) for s in _records(graded)]
+    fates: dict[int, tuple[float | None, str | None]] = {}
+    fates |= {id(s.trajectory): (s.advantage, None) for s in batch.samples}
+    fates |= {id(r.trajectory): (r.advantage, r.reason) for r in batch.rejected}
+    saved = ((s.task, s.trajectory) for s in _records(graded))
+    return [SavedRollout(task, t, *fates[id(t)]) for task, t in saved]
 
 
 def _command() -> str:

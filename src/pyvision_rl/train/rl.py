@@ -152,11 +152,8 @@ def run_rl(
             while step < config.train.steps and stop.received is None:
                 step += 1
                 _train_step(assembly, learner, stream, writer, step, report)
-                if (
-                    step % config.train.save_every == 0
-                    or step == config.train.steps
-                    or (stop.received is not None)
-                ):
+                last = step == config.train.steps or stop.received is not None
+                if last or step % config.train.save_every == 0:
                     _save(config, out, step, learner, stream.position)
     if stop.received and step < config.train.steps:
         raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")

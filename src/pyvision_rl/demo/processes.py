@@ -42,6 +42,14 @@ class Command:
     overrides: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
     """Further words."""
+    threads: int = 1
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment, with as many threads as asked for."""
+        # Threads that share cores with another command must sleep while they wait; several
+        # threads that have the cores to themselves are slowed down by it.
+        waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if self.threads == 1 else {}
+        return {**os.environ, "OMP_NUM_THREADS": str(self.threads), **waiting}
 
     def argv(self) -> list[str]:
         """Return the words of the command line."""
@@ -131,9 +139,6 @@ class Runner:
         # Left over from a run that was killed: nobody has read it.
         shutil.rmtree(command.out, ignore_errors=True)
         log = self._log(command)
-        # One thread each: the commands share the cores, and the numbers must not depend on how
-        # many cores there are.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         with log.open("wb") as out:
             with self._lock:
                 if self._stopped:
@@ -143,7 +148,7 @@ class Runner:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
-                    env=environment,
+                    env=command.environment(),
                 )
                 self._children.append(child)
             code = child.wait()

@@ -31,7 +31,7 @@ from pyvision_rl.runs import RunReader
 SFT_CONFIG = "tiny_image_sft"
 RL_CONFIG = "tiny_image_rl"
 ARMS = ("plain", "tool_reward")
-_EVAL_EVERY = 12
+_EVAL_EVERY = 15
 _PLAN = "plan.json"
 _RESULT = "demo.json"
 
@@ -117,8 +117,9 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
     small_sft, small_rl = _quick_sft() if plan.quick else (), _QUICK_RL if plan.quick else ()
     new, start = out / "model", out / "sft" / "final"
 
-    def sft(verb: str, target: str, *sets: str) -> Command:
-        return Command(target, _pvrl(verb), SFT_CONFIG, out / target, (seed, *sets, *small_sft))
+    def sft(verb: str, target: str, *sets: str, threads: int = 1) -> Command:
+        words = (seed, *sets, *small_sft)
+        return Command(target, _pvrl(verb), SFT_CONFIG, out / target, words, threads=threads)
 
     def rl(verb: str, target: str, *sets: str) -> Command:
         sets = (seed, f"policy.model={start}", *sets, *small_rl)
@@ -139,12 +140,10 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
         )
         for name, model in models.items()
     ]
+    cold_start = (f"policy.model={new}", f"policy.threads={plan.threads}")
     return [
         ("new model", [sft("new-model", "model")]),
-        (
-            "cold start",
-            [sft("sft", "sft", f"policy.model={new}", f"policy.threads={plan.threads}")],
-        ),
+        ("cold start", [sft("sft", "sft", *cold_start, threads=plan.threads)]),
         ("probe", [rl("probe", "probe")]),
         ("RL, two arms", [plain, rl("rl", "rl-tool_reward", every)]),
         ("held-out evaluation", evaluations),

@@ -80,7 +80,7 @@ def score(items: Sequence[Judged]) -> Score:
         ungraded=len(items) - len(usable),
         failed=sum(t.end is EndReason.FAILED for t in trajectories),
         accuracy=math.fsum(means) / len(means) if means else 0.0,
-        accuracy_se=_standard_error(means),
+        accuracy_se=standard_error(means),
         tool_calls=mean(t.num_tool_calls for t in trajectories),
         tool_share=mean(float(t.num_tool_calls > 0) for t in trajectories),
         answered=mean(float(t.end is EndReason.ANSWERED) for t in trajectories),
@@ -88,7 +88,8 @@ def score(items: Sequence[Judged]) -> Score:
     )
 
 
-def _standard_error(values: Sequence[float]) -> float:
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean; 0.0 for fewer than two values."""
     if len(values) < 2:
         return 0.0
     mean = math.fsum(values) / len(values)

@@ -16,7 +16,7 @@ from pathlib import Path
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config, ProbeConfig
 from pyvision_rl.errors import ConfigError
-from pyvision_rl.evaluate import Score, judged, score
+from pyvision_rl.evaluate import Score, judged, score, standard_error
 from pyvision_rl.metrics import check_failures
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.types import Group, Trajectory
@@ -113,8 +113,8 @@ def _result(
         share += weight * _average([_mean(free[i], _used_tool) for i in rows])
         gain += weight * _average(plain_d)
         paid += weight * _average(paid_d)
-        variance += weight**2 * _variance_of_mean(plain_d)
-        paid_variance += weight**2 * _variance_of_mean(paid_d)
+        variance += (weight * standard_error(plain_d)) ** 2
+        paid_variance += (weight * standard_error(paid_d)) ** 2
     return ProbeResult(
         tool_share=share,
         gain=gain,
@@ -155,13 +155,6 @@ def _mean(group: Group, of: Callable[[Trajectory], float]) -> float:
 
 def _average(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
-
-
-def _variance_of_mean(values: Sequence[float]) -> float:
-    if len(values) < 2:
-        return 0.0
-    mean = _average(values)
-    return math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values)
 
 
 def _outside(value: float, window: tuple[float, float]) -> float:

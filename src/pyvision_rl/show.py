@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyvision_rl.errors import RunError
+from pyvision_rl.parsing import split_code
 from pyvision_rl.runs import RunReader
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.types import Execution, GiveAnswer, Malformed, Media, Message, RunCode, Turn
@@ -227,9 +228,7 @@ def _render_execution(execution: Execution) -> Iterator[RenderableType]:
 def _turn_text(turn: Turn) -> Iterator[RenderableType]:
     """Yield the whole text of a turn, its code highlighted in place."""
     code = turn.action.code if isinstance(turn.action, RunCode) else ""
-    # The last block is the one that ran. Code that is not in the text as it is comes after it.
-    at = turn.text.rfind(code) if code else -1
-    before, after = (turn.text[:at], turn.text[at + len(code) :]) if at >= 0 else (turn.text, "")
+    before, _, after = split_code(turn.text) if code else (turn.text, "", "")
     style = "dim" if code else ""
     if before.strip():
         yield _text(before.strip("\n"), style)

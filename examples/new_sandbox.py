@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pyvision_rl.assemble import assemble, build_tasks
 from pyvision_rl.config import Config
 from pyvision_rl.sandbox.base import SandboxLimits, Session
-from pyvision_rl.sandbox.template import TemplateSandbox
+from pyvision_rl.sandbox.pool import ZygoteSandbox
 from pyvision_rl.types import Execution, Media
 
 CONFIG = """
@@ -23,8 +23,8 @@ HELPER = "def zoom(image, box):\n    return image.crop(box).resize((200, 200))"
 CODES = ("zoom(image_clue_0, (0, 0, 28, 28))", "import os; os._exit(1)", "zoom(image_clue_1, None)")
 
 
-class WithZoom(TemplateSandbox):
-    """The template sandbox, with ``zoom(image, box)`` defined in every session."""
+class WithZoom(ZygoteSandbox):
+    """The zygote sandbox, with ``zoom(image, box)`` defined in every session."""
 
     async def open(self, bindings: Mapping[str, Media], limits: SandboxLimits, seed: int) -> Zooms:
         """Return a session whose namespace holds the bindings and ``zoom``."""

@@ -13,7 +13,7 @@ from pyvision_rl.media import image_media
 from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.sandbox.base import SandboxLimits, Session
-from pyvision_rl.sandbox.template import TemplateSandbox
+from pyvision_rl.sandbox.pool import ZygoteSandbox
 from pyvision_rl.types import (
     Completion,
     Execution,
@@ -61,10 +61,10 @@ class ParityGrader:
 
 
 class GreySandbox:
-    """The template sandbox, but every picture the model is shown is plain grey."""
+    """The zygote sandbox, but every picture the model is shown is plain grey."""
 
     def __init__(self, config: SandboxConfig) -> None:
-        self._inner = TemplateSandbox(config)
+        self._inner = ZygoteSandbox(config)
 
     async def open(
         self, bindings: Mapping[str, Media], limits: SandboxLimits, seed: int

@@ -80,8 +80,8 @@ class PolicyConfig(Section):
 class SandboxConfig(Section):
     """Where model code runs, and what it may use."""
 
-    name: str = "template"
-    """template, scripted, or ``package.module:Name``."""
+    name: str = "zygote"
+    """zygote, scripted, or ``package.module:Name``."""
     wall_s: float = Field(30.0, gt=0)
     """Per code block; then it is interrupted."""
     grace_s: float = Field(1.0, gt=0)

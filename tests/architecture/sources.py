@@ -36,13 +36,16 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
+def imports(path: Path, *, top_level: bool = False, relative: bool = True) -> Iterator[str]:
     """Yield the dotted name of everything a file imports, inside functions too.
 
-    ``from a.b import c`` gives ``a.b`` and ``a.b.c``: ``c`` may be a module.
+    ``from a.b import c`` gives ``a.b`` and ``a.b.c``: ``c`` may be a module. ``relative=False``
+    leaves out what is named by its place beside the file.
     """
     for node in _top_level(tree(path)) if top_level else ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom):
+            if node.level and not relative:
+                continue
             module = _absolute(path, node)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
@@ -59,17 +62,11 @@ def _absolute(path: Path, node: ast.ImportFrom) -> str:
 
 
 def child_side() -> list[Path]:
-    """Return the files that run beside model code: the sandbox's worker and what it loads.
+    """Return the files that run beside model code: the folder ``sandbox/inside``.
 
     They import each other relatively, which is how they work outside the package too.
     """
-    relative = [
-        path
-        for path in (SRC / "sandbox").glob("*.py")
-        if any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(tree(path)))
-    ]
-    found = closure([*relative, *(SRC / "sandbox").glob("worker*.py")])
-    return sorted(p for p in found if p.parent.name == "sandbox" and p.name != "__init__.py")
+    return sorted((SRC / "sandbox" / "inside").glob("*.py"))
 
 
 def _top_level(module: ast.Module) -> Iterator[ast.AST]:

@@ -20,8 +20,8 @@ CORE = (
     "policy/base.py",
     "policy/local.py",
     "sandbox/base.py",
-    "sandbox/template.py",
-    "sandbox/worker.py",
+    "sandbox/pool.py",
+    "sandbox/inside/zygote.py",
     "rewards/answers.py",
     "rollout.py",
     "advantages.py",
@@ -35,6 +35,7 @@ CORE = (
 """The reading order of ``docs/tour.md``."""
 MAX_CORE = 2_500
 MAX_RUN = 6_000
+MAX_INSIDE = 2_000
 
 TINY = "tiny_image_rl"
 
@@ -67,8 +68,13 @@ def test_what_a_tiny_rl_run_imports_is_read_in_a_day(record_property):
     ]
     files = [file_of(b.partition(":")[0].removeprefix("pyvision_rl.")) for b in backends]
     assert None not in files
-    # Imported inside functions: the loop, the model's loader, and what the template process runs.
-    files += [SRC / "train" / "rl.py", SRC / "models" / "load.py", *child_side()]
+    # Imported inside functions: the loop and the model's loader.
+    files += [SRC / "train" / "rl.py", SRC / "models" / "load.py"]
     used = closure([path for path in files if path is not None], top_level=True)
+    used -= set(child_side())
     lines = count("a tiny RL run", used, MAX_RUN, record_property)
     assert lines < MAX_RUN
+
+
+def test_what_runs_beside_model_code_is_reviewed_in_a_day(record_property):
+    assert count("beside model code", child_side(), MAX_INSIDE, record_property) < MAX_INSIDE

@@ -1,4 +1,4 @@
-"""What the template sandbox promises: notebook cells, pictures, limits, and no traces left."""
+"""What the zygote sandbox promises: notebook cells, pictures, limits, and no traces left."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from PIL import Image
 from pyvision_rl.config import SandboxConfig
 from pyvision_rl.errors import ConfigError, SandboxError
 from pyvision_rl.media import image_media, open_image
-from pyvision_rl.sandbox import protocol
 from pyvision_rl.sandbox.base import SandboxLimits
-from pyvision_rl.sandbox.template import TemplateSandbox
+from pyvision_rl.sandbox.inside import protocol
+from pyvision_rl.sandbox.pool import ZygoteSandbox
 from pyvision_rl.types import ExecStatus, Execution, Media
 
 FIGURE: dict[str, Any] = {
@@ -66,9 +66,9 @@ def picture(width: int = 40, height: int = 30) -> Media:
 
 
 class Bench:
-    """One sandbox and one event loop for all tests: a template takes a second to load."""
+    """One sandbox and one event loop for all tests: a zygote takes a second to load."""
 
-    def __init__(self, runner: asyncio.Runner, sandbox: TemplateSandbox) -> None:
+    def __init__(self, runner: asyncio.Runner, sandbox: ZygoteSandbox) -> None:
         self.runner = runner
         self.sandbox = sandbox
 
@@ -98,9 +98,9 @@ class Bench:
 def bench() -> Iterator[Bench]:
     with asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PVRL_CANARY_KEY", "canary-secret")
-        sandbox = TemplateSandbox(SandboxConfig(figure=FIGURE))
+        sandbox = ZygoteSandbox(SandboxConfig(figure=FIGURE))
         bench = Bench(runner, sandbox)
-        bench.cell("pass")  # loads the template while the canary is set
+        bench.cell("pass")  # loads the zygote while the canary is set
         try:
             yield bench
         finally:
@@ -255,7 +255,7 @@ def test_equal_seeds_give_equal_random_numbers(bench: Bench) -> None:
     assert first == again != other
 
 
-def test_string_hashes_are_the_same_in_every_template(bench: Bench) -> None:
+def test_string_hashes_are_the_same_in_every_zygote(bench: Bench) -> None:
     code = "print(hash('clue'))"
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     want = subprocess.run(
@@ -622,7 +622,7 @@ def test_this_package_is_not_importable_by_model_code(bench: Bench) -> None:
     assert bench.cell("import pyvision_rl").status is ExecStatus.RAISED
 
 
-def test_the_template_has_one_thread(bench: Bench) -> None:
+def test_the_zygote_has_one_thread(bench: Bench) -> None:
     assert len(list(Path(f"/proc/{bench.sandbox.pid}/task").iterdir())) == 1
 
 
@@ -680,7 +680,7 @@ def test_many_sessions_leave_no_descriptor_process_or_file(bench: Bench) -> None
 
 def test_open_starts_no_process() -> None:
     async def scenario() -> None:
-        sandbox = TemplateSandbox(SandboxConfig())
+        sandbox = ZygoteSandbox(SandboxConfig())
         session = await sandbox.open({"image_clue_0": picture()}, LIMITS, 0)
         assert sandbox.pid is None
         assert children(os.getpid()) == before
@@ -739,7 +739,7 @@ def test_closing_a_session_while_it_runs_fails_the_run(bench: Bench) -> None:
     bench.runner.run(scenario())
 
 
-def test_a_dead_template_fails_its_sessions_and_is_replaced(bench: Bench) -> None:
+def test_a_dead_zygote_fails_its_sessions_and_is_replaced(bench: Bench) -> None:
     async def scenario() -> Execution:
         old = bench.sandbox.pid or 0
         session = await bench.sandbox.open({}, LIMITS, 0)
@@ -748,7 +748,7 @@ def test_a_dead_template_fails_its_sessions_and_is_replaced(bench: Bench) -> Non
         await asyncio.sleep(0.1)
         [child] = children(old)
         os.kill(old, signal.SIGKILL)
-        with pytest.raises(SandboxError, match="template"):
+        with pytest.raises(SandboxError, match="zygote"):
             await running
         assert all_gone([child])
         await session.close()
@@ -760,11 +760,11 @@ def test_a_dead_template_fails_its_sessions_and_is_replaced(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("program", ["/no/such/python", "/bin/false"])
-def test_a_template_that_cannot_start_is_an_error_of_ours(
+def test_a_zygote_that_cannot_start_is_an_error_of_ours(
     monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     async def scenario() -> None:
-        sandbox = TemplateSandbox(SandboxConfig())
+        sandbox = ZygoteSandbox(SandboxConfig())
         session = await sandbox.open({}, LIMITS, 0)
         for _ in range(2):
             with pytest.raises(SandboxError, match="did not start"):
@@ -783,10 +783,10 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
     import asyncio, os
     from pyvision_rl.config import SandboxConfig
     from pyvision_rl.sandbox.base import SandboxLimits
-    from pyvision_rl.sandbox.template import TemplateSandbox
+    from pyvision_rl.sandbox.pool import ZygoteSandbox
 
     async def main():
-        sandbox = TemplateSandbox(SandboxConfig())
+        sandbox = ZygoteSandbox(SandboxConfig())
         session = await sandbox.open({}, SandboxLimits(), 0)
         code = "import os, subprocess; os.getpid(), subprocess.Popen(['sleep', '60']).pid"
         print((await session.run(code)).output, sandbox.pid, flush=True)
@@ -851,12 +851,12 @@ def test_a_subclass_of_media_is_refused(bench: Bench) -> None:
 )
 def test_a_bad_rc_param_is_named_before_anything_starts(figure: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words.replace(".", r"\.")):
-        TemplateSandbox(SandboxConfig(figure=figure))
+        ZygoteSandbox(SandboxConfig(figure=figure))
 
 
 def test_an_unknown_option_is_named() -> None:
     with pytest.raises(ConfigError, match=r"sandbox\.options\.docker"):
-        TemplateSandbox(SandboxConfig(options={"docker": True}))
+        ZygoteSandbox(SandboxConfig(options={"docker": True}))
 
 
 def test_a_file_that_is_gone_fails_the_run_not_the_model(bench: Bench, tmp_path: Path) -> None:

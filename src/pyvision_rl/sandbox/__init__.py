@@ -1,7 +1,7 @@
 """Sandboxes: where model code runs. ``TABLE`` maps the short names a config may use."""
 
 TABLE: dict[str, str] = {
-    "template": "pyvision_rl.sandbox.template:TemplateSandbox",
+    "zygote": "pyvision_rl.sandbox.pool:ZygoteSandbox",
     "scripted": "pyvision_rl.sandbox.scripted:ScriptedSandbox",
 }
 """Short name -> ``module:Class``; built with a ``SandboxConfig``."""

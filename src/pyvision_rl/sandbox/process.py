@@ -1,8 +1,8 @@
-"""The driver's handles on the template process and on its children.
+"""The driver's handles on the zygote process and on its children.
 
-In: rcParams and a scratch folder. Out: a ``TemplateProcess`` whose ``spawn`` gives a ``Child`` with
+In: rcParams and a scratch folder. Out: a ``ZygoteProcess`` whose ``spawn`` gives a ``Child`` with
 a socket to talk through and a pidfd to signal by, so that no signal can reach a recycled pid. Knows
-nothing of cells, limits or images; a template that died is reported and never restarted here.
+nothing of cells, limits or images; a zygote that died is reported and never restarted here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import IO, Any
 from pyvision_rl.errors import ConfigError, SandboxError
 
 START_S = 60.0
-"""For the template to load its libraries, and for a child to answer for the first time."""
+"""For the zygote to load its libraries, and for a child to answer for the first time."""
 END_S = 5.0
 """For a killed process to be reaped."""
 
 _BOOT = (
     "import sys,types;p=types.ModuleType('sandbox_child');p.__path__=[sys.argv[2]];"
-    "sys.modules['sandbox_child']=p;from sandbox_child.worker import main;main(int(sys.argv[1]))"
+    "sys.modules['sandbox_child']=p;from sandbox_child.zygote import main;main(int(sys.argv[1]))"
 )
 """Loads the child's files under a name of their own: this package is not importable there."""
 
@@ -47,7 +47,7 @@ class Child:
         self.sock = sock
         self.started: asyncio.Future[bool] = loop.create_future()
         self.exited: asyncio.Future[int | None] = loop.create_future()
-        """Exit status, minus the signal for a signal, or None when the template died with it."""
+        """Exit status, minus the signal for a signal, or None when the zygote died with it."""
         self._pidfd = -1
         self._ended = False
 
@@ -90,8 +90,8 @@ class Child:
             self.exited.set_result(code)
 
 
-class TemplateProcess:
-    """A running template. ``start`` it; it belongs to the event loop that started it."""
+class ZygoteProcess:
+    """A running zygote. ``start`` it; it belongs to the event loop that started it."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
         self._process = process
@@ -106,12 +106,12 @@ class TemplateProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of the template."""
+        """Process id of the zygote."""
         return self._process.pid
 
     @classmethod
-    async def start(cls, figure: dict[str, Any], scratch: Path) -> TemplateProcess:
-        """Return a template that is ready to fork.
+    async def start(cls, figure: dict[str, Any], scratch: Path) -> ZygoteProcess:
+        """Return a zygote that is ready to fork.
 
         Args:
             figure: rcParams that every child starts with.
@@ -128,33 +128,33 @@ class TemplateProcess:
                 ours.send(json.dumps(hello).encode())
             except OSError as error:
                 ours.close()
-                raise SandboxError(f"the sandbox template did not start: {error}") from error
+                raise SandboxError(f"the sandbox zygote did not start: {error}") from error
             except ConfigError:
                 ours.close()
                 raise
             theirs.close()
             ours.setblocking(False)
-            template = cls(process, ours)
+            zygote = cls(process, ours)
             try:
-                first = await asyncio.wait_for(asyncio.shield(template._first), START_S)
+                first = await asyncio.wait_for(asyncio.shield(zygote._first), START_S)
                 why = first.get("why", "")
             except TimeoutError:
                 why = f"not ready after {START_S:g} s"
             except BaseException:
-                template._lose()
+                zygote._lose()
                 raise
             if not why:
-                return template
-            template._lose()
+                return zygote
+            zygote._lose()
             said.seek(0)
             end = said.read()[-2000:].decode("utf-8", "replace")
-            raise SandboxError(f"the sandbox template did not start: {why}\n{end}".rstrip())
+            raise SandboxError(f"the sandbox zygote did not start: {why}\n{end}".rstrip())
 
     async def spawn(self) -> Child:
         """Return a freshly forked child.
 
         Raises:
-            SandboxError: The template died or does not answer.
+            SandboxError: The zygote died or does not answer.
         """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -168,20 +168,20 @@ class TemplateProcess:
         except (OSError, TimeoutError) as error:
             await child.end()
             self._lose()
-            raise SandboxError(f"the sandbox template does not answer: {error!r}") from error
+            raise SandboxError(f"the sandbox zygote does not answer: {error!r}") from error
         except BaseException:
             await child.end()
             raise
         if not alive:
             await child.end()
-            raise SandboxError("the sandbox template died while it started a session")
+            raise SandboxError("the sandbox zygote died while it started a session")
         return child
 
     async def stop(self) -> None:
-        """End the template and all its children. Idempotent."""
+        """End the zygote and all its children. Idempotent."""
         if self.lost:
             return
-        self._control.shutdown(socket.SHUT_WR)  # the template then ends its children and itself
+        self._control.shutdown(socket.SHUT_WR)  # the zygote then ends its children and itself
         deadline = self._loop.time() + END_S
         while self._process.poll() is None and self._loop.time() < deadline:
             await asyncio.sleep(0.002)
@@ -234,13 +234,13 @@ class TemplateProcess:
 
 
 def _launch(fd: int, scratch: Path, said: IO[bytes]) -> subprocess.Popen[bytes]:
-    """The template's process: a fresh interpreter with nothing of ours but ``fd``."""
+    """The zygote's process: a fresh interpreter with nothing of ours but ``fd``."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     fonts = cache / "pyvision-rl" / "matplotlib"
     try:
         fonts.mkdir(parents=True, exist_ok=True)
     except OSError:
-        fonts = scratch  # then the font list is made anew by each template
+        fonts = scratch  # then the font list is made anew by each zygote
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     environment |= {
         "HOME": str(scratch),
@@ -253,7 +253,7 @@ def _launch(fd: int, scratch: Path, said: IO[bytes]) -> subprocess.Popen[bytes]:
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
     }
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parent / "inside")
     return subprocess.Popen(
         # -s -S -P: neither the user's site, nor site, nor the working directory. -I would also
         # ignore PYTHONHASHSEED; the environment is our own, so it has nothing else to ignore.
@@ -272,13 +272,13 @@ def _library_path() -> list[str]:
     """The folders of ``sys.path`` that hold installed packages, in order.
 
     Raises:
-        ConfigError: A package that the template preloads is not installed.
+        ConfigError: A package that the zygote preloads is not installed.
     """
     needed = set()
     for name in ("numpy", "PIL", "matplotlib"):
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
-            raise ConfigError(f'sandbox.name = "template" needs {name}, which is not installed')
+            raise ConfigError(f'sandbox.name = "zygote" needs {name}, which is not installed')
         needed.add(str(Path(spec.origin).parent.parent))
     installed = ("site-packages", "dist-packages")
     on_path = [path for path in sys.path if path in needed or Path(path).name in installed]

@@ -1,4 +1,4 @@
-"""One episode of the template sandbox, driver side: run cells, watch the clock, judge replies.
+"""One episode of the zygote sandbox, driver side: run cells, watch the clock, judge replies.
 
 In: code. Out: ``Execution`` records, whatever the child does. The child is forked at the first run
 and again after its variables were lost; then it gets the initial bindings and every image shown so
@@ -19,8 +19,8 @@ from PIL import Image
 
 from pyvision_rl.errors import SandboxError, TaskError
 from pyvision_rl.media import image_media, open_image
-from pyvision_rl.sandbox import protocol
 from pyvision_rl.sandbox.base import SandboxLimits
+from pyvision_rl.sandbox.inside import protocol
 from pyvision_rl.sandbox.process import START_S, Child
 from pyvision_rl.types import ExecStatus, Execution, Media
 
@@ -38,12 +38,12 @@ class Home(Protocol):
         """Return a fresh child."""
         ...
 
-    def forget(self, session: TemplateSession) -> None:
+    def forget(self, session: ZygoteSession) -> None:
         """Drop a session that has closed."""
         ...
 
 
-class TemplateSession:
+class ZygoteSession:
     """One episode's interpreter."""
 
     def __init__(
@@ -71,7 +71,7 @@ class TemplateSession:
         """Run one cell; see ``base.Session.run``.
 
         Raises:
-            SandboxError: The session is closed, or the template failed.
+            SandboxError: The session is closed, or the zygote failed.
         """
         async with self._busy, self._home.running:
             if self._closed:
@@ -179,14 +179,14 @@ class TemplateSession:
         """What to say of a child that ended or hung up without a reply.
 
         Raises:
-            SandboxError: It died with the template.
+            SandboxError: It died with the zygote.
         """
         if not await _first(child.exited, None, _LAST_WORDS_S):
             why = "the code broke the interpreter: it closed its connection"
             return ExecStatus.VIOLATION, why, None
         code = child.exited.result()
         if code is None:
-            raise SandboxError("the sandbox template died, and the session with it")
+            raise SandboxError("the sandbox zygote died, and the session with it")
         if code == -signal.SIGKILL:
             why = "the interpreter was killed, most likely for want of memory"
             return ExecStatus.OOM, f"{why}; all variables are lost", None

@@ -3,7 +3,7 @@
 In: ``plt.show()``, ``fig.show()``, ``Image.show()``, figures left open. Out: ``Capture.images``,
 and a name for each in the model's namespace. Loaded by the child only; imports nothing of ours.
 
-Making a figure's axes costs several times what drawing a small image costs, so the template makes
+Making a figure's axes costs several times what drawing a small image costs, so the zygote makes
 ``SPARES`` default figures before it forks, and a bare ``plt.figure()`` takes one of them when no
 rcParam was changed since. The code gets the very objects it would have made, only earlier.
 """

@@ -1,9 +1,9 @@
-"""The template process: preloads numpy, PIL and matplotlib once, then forks one child per episode.
+"""The zygote process: preloads numpy, PIL and matplotlib once, then forks one child per episode.
 
 In: messages of the driver on a SEQPACKET socket (one JSON object each, file descriptors attached).
 Out: ``ready``, then ``spawned`` with a pidfd per child, and ``exit`` when a child was reaped.
 Single-threaded, or a fork would copy locks that nobody holds. Loaded by the child side only;
-imports nothing of ours. What is not isolated is said in ``template``.
+imports nothing of ours. What is not isolated is said in ``pool``.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ PRELOAD = (
 FILE_BYTES = 64 * 2**20
 OPEN_FILES = 256
 EXTRA_TASKS = 1024
-"""Processes and threads the user may have beyond those at the template's start."""
+"""Processes and threads the user may have beyond those at the zygote's start."""
 FAILED = 70
 """Exit status of a child that our own code let down."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 
-class Template:
+class Zygote:
     """Forks children, reaps them, and ends what they leave behind."""
 
     def __init__(self, control: socket.socket) -> None:
@@ -150,7 +150,7 @@ class Template:
 
 
 def main(fd: int) -> None:
-    """Become a template that serves the driver at the other end of ``fd``."""
+    """Become a zygote that serves the driver at the other end of ``fd``."""
     control = socket.socket(fileno=fd)
     hello = json.loads(control.recv(2**18))
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -167,14 +167,14 @@ def main(fd: int) -> None:
     except Exception as error:  # noqa: BLE001 - whatever an import raises, the driver names it
         _send(control, {"op": "failed", "why": f"{type(error).__name__}: {error}"[:2000]})
         return
-    template = Template(control)
+    zygote = Zygote(control)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 2)
     os.close(null)
     gc.collect()
     gc.disable()
     gc.freeze()
-    template.serve()
+    zygote.serve()
 
 
 def _prepare(figure: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ def _prepare(figure: dict[str, Any]) -> None:
     INTERPRETER = interpreter.Interpreter()
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - a count
     if threads != 1:
-        raise RuntimeError(f"the template has {threads} threads; forking it would not be safe")
+        raise RuntimeError(f"the zygote has {threads} threads; forking it would not be safe")
     tasks = _user_tasks() + EXTRA_TASKS
     for kind, limit in (
         (resource.RLIMIT_CORE, 0),

@@ -1,6 +1,6 @@
-"""A sandbox of forked processes: one warm template, one child per episode that runs code.
+"""A sandbox of forked processes: one warm zygote, one child per episode that runs code.
 
-In: code, and images as ``Media``. Out: an ``Execution`` per cell. The template is a fresh
+In: code, and images as ``Media``. Out: an ``Execution`` per cell. The zygote is a fresh
 interpreter that loads numpy, PIL and matplotlib once; a session's child is forked from it at the
 session's first ``run``, so that a session that runs no code costs nothing.
 
@@ -34,18 +34,18 @@ from pyvision_rl.config import SandboxConfig
 from pyvision_rl.errors import ConfigError, SandboxError
 from pyvision_rl.registry import parse_options, suggestion
 from pyvision_rl.sandbox.base import SandboxLimits
-from pyvision_rl.sandbox.process import Child, TemplateProcess
-from pyvision_rl.sandbox.session import TemplateSession
+from pyvision_rl.sandbox.process import Child, ZygoteProcess
+from pyvision_rl.sandbox.session import ZygoteSession
 from pyvision_rl.types import Media
 
 
 class Options(BaseModel):
-    """``[sandbox.options]`` of the template sandbox: none so far."""
+    """``[sandbox.options]`` of the zygote sandbox: none so far."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TemplateSandbox:
+class ZygoteSandbox:
     """Runs model code in children of one preloaded process. NO ISOLATION: see the module."""
 
     def __init__(self, config: SandboxConfig) -> None:
@@ -61,20 +61,20 @@ class TemplateSandbox:
         self.running = asyncio.Semaphore(config.max_running)
         """Held while a cell runs."""
         self._starting = asyncio.Lock()
-        self._template: TemplateProcess | None = None
+        self._zygote: ZygoteProcess | None = None
         self._folders: list[Path] = []
-        """The working directory of each template; one that ends in order removes its own."""
-        self._sessions: set[TemplateSession] = set()
+        """The working directory of each zygote; one that ends in order removes its own."""
+        self._sessions: set[ZygoteSession] = set()
         self._closed = False
 
     @property
     def pid(self) -> int | None:
-        """Process id of the template while it runs."""
-        return None if self._template is None or self._template.lost else self._template.pid
+        """Process id of the zygote while it runs."""
+        return None if self._zygote is None or self._zygote.lost else self._zygote.pid
 
     async def open(
         self, bindings: Mapping[str, Media], limits: SandboxLimits, seed: int
-    ) -> TemplateSession:
+    ) -> ZygoteSession:
         """Return a session; its process is forked when it first runs code.
 
         ``limits.figure`` is laid over the configured rcParams.
@@ -92,44 +92,44 @@ class TemplateSandbox:
             check_figure(figure, "limits.figure")
             self._checked.append(figure)
         changed = {key: value for key, value in figure.items() if self._figure.get(key) != value}
-        session = TemplateSession(self, bindings, limits, seed, changed)
+        session = ZygoteSession(self, bindings, limits, seed, changed)
         self._sessions.add(session)
         return session
 
     async def close(self) -> None:
-        """End every session, then the template, and remove their folders. Idempotent."""
+        """End every session, then the zygote, and remove their folders. Idempotent."""
         self._closed = True
         for session in tuple(self._sessions):
             await session.close()
         async with self._starting:
-            if self._template is not None:
-                await self._template.stop()
-                self._template = None
+            if self._zygote is not None:
+                await self._zygote.stop()
+                self._zygote = None
             while self._folders:
                 await asyncio.to_thread(shutil.rmtree, self._folders.pop(), ignore_errors=True)
 
     async def spawn(self) -> Child:
-        """Return a fresh child for a session; a template that died is replaced first.
+        """Return a fresh child for a session; a zygote that died is replaced first.
 
         Raises:
-            SandboxError: No template can be started, or it died just now.
+            SandboxError: No zygote can be started, or it died just now.
         """
         async with self._starting:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
-            if self._template is None or self._template.lost:
+            if self._zygote is None or self._zygote.lost:
                 self._folders.append(Path(tempfile.mkdtemp(prefix="pyvision-rl-")))
-                self._template = await TemplateProcess.start(self._figure, self._folders[-1])
-            template = self._template
-        return await template.spawn()
+                self._zygote = await ZygoteProcess.start(self._figure, self._folders[-1])
+            zygote = self._zygote
+        return await zygote.spawn()
 
-    def forget(self, session: TemplateSession) -> None:
+    def forget(self, session: ZygoteSession) -> None:
         """Drop a session that has closed."""
         self._sessions.discard(session)
 
 
 def check_figure(figure: Mapping[str, Any], where: str) -> None:
-    """Check that matplotlib takes the rcParams, and that they can be sent to the template.
+    """Check that matplotlib takes the rcParams, and that they can be sent to the zygote.
 
     Raises:
         ConfigError: Names the key, the value and what is wrong with it.

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from pyvision_rl.config import TrainConfig
 from pyvision_rl.errors import CheckpointError, ConfigError, TrainError
+from pyvision_rl.train.muon import Muon
 
 _MUON_MOMENTUM = 0.95
 
@@ -121,12 +122,11 @@ def build_optimizers(
     optimizers: list[Optimizer] = []
     if muon:
         optimizers.append(
-            torch.optim.Muon(
+            Muon(
                 muon,
                 lr=muon_learning_rate or config.muon_learning_rate,
                 weight_decay=config.weight_decay,
                 momentum=_MUON_MOMENTUM,
-                adjust_lr_fn="match_rms_adamw",
             )
         )
     groups = [

@@ -24,8 +24,8 @@ from pyvision_rl.types import Media, Text
 Box = tuple[int, int, int, int]
 ALL = {"easy": 1, "hard": 1, "pair": 1}
 CODE = re.compile(
-    r"<code>\n```python\nplt\.imshow\(image_clue_0\.crop\(\((\d+),(\d+),(\d+),(\d+)\)\)\)\n"
-    r"plt\.show\(\)\n```\n</code>"
+    r"<code>\n```python\nx,y,s=(\d+),(\d+),(\d+)\n"
+    r"plt\.imshow\(image_clue_0\.crop\(\(x,y,x\+s,y\+s\)\)\)\nplt\.show\(\)\n```\n</code>"
 )
 ANSWER = re.compile(r"<answer>\n\\boxed\{(.*)\}\n</answer>")
 
@@ -36,7 +36,8 @@ def needle(limit: int | None = None, **options: Any) -> NeedleTasks:
 
 def windows(script: tuple[str, ...]) -> list[Box]:
     found = [CODE.fullmatch(turn) for turn in script[:-1]]
-    return [(int(m[1]), int(m[2]), int(m[3]), int(m[4])) for m in found if m]
+    corners = [(int(m[1]), int(m[2]), int(m[3])) for m in found if m]
+    return [(x, y, x + side, y + side) for x, y, side in corners]
 
 
 def holds(window: Box, tile: Tile) -> bool:

@@ -80,7 +80,9 @@ class Reading:
     window_distance: float
     tool_share: float = 0.5
     gain: float = -0.1
+    gain_se: float = 0.02
     gain_with_bonus: float = 0.1
+    expectation: str = "noise decides"
 
 
 @dataclass

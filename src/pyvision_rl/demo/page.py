@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import base64
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from pyvision_rl.types import ExecStatus, Media, RunCode, Turn
 _FORMATTER = HtmlFormatter(nowrap=True, style="friendly")
 _MIN_SHOWN_PX = 168
 """Small pictures are enlarged, pixels kept square, until a person can see them."""
+_MAX_CORNER = 1e9
+"""Pixels; a larger number in code is no corner of a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,21 +238,43 @@ def _boxes(saved: SavedRollout, image: int) -> list[Box]:
 
 
 def crops(code: str, name: str) -> Iterator[tuple[float, float, float, float]]:
-    """Yield the windows of ``name.crop((left, top, right, bottom))`` with literal numbers."""
+    """Yield the windows of ``name.crop((left, top, right, bottom))``, in order.
+
+    The corners may be numbers, names that were given numbers before, and their sums.
+    """
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
-    for node in ast.walk(tree):
-        match node:
-            case ast.Call(
-                func=ast.Attribute(value=ast.Name(id=found), attr="crop"),
-                args=[ast.Tuple(elts=[*corners])],
-            ) if found == name and len(corners) == 4:
-                values = [c.value for c in corners if isinstance(c, ast.Constant)]
-                numbers = [float(v) for v in values if isinstance(v, int | float)]
-                if len(numbers) == 4 and numbers[0] < numbers[2] and numbers[1] < numbers[3]:
-                    yield (numbers[0], numbers[1], numbers[2], numbers[3])
+    known: dict[str, float] = {}
+    for statement in tree.body:
+        for node in ast.walk(statement):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id=found), attr="crop"),
+                    args=[ast.Tuple(elts=[*corners])],
+                ) if found == name and len(corners) == 4:
+                    left, top, right, bottom = (_number(c, known) for c in corners)
+                    if left < right and top < bottom:  # never so for one that is not known
+                        yield left, top, right, bottom
+                case ast.Assign(targets=[ast.Name(id=target)], value=value):
+                    known[target] = _number(value, known)
+                case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)):
+                    for one, value in zip(targets, values, strict=False):
+                        if isinstance(one, ast.Name):
+                            known[one.id] = _number(value, known)
+
+
+def _number(node: ast.expr, known: Mapping[str, float]) -> float:
+    """The value of a number, a known name or a sum of two; NaN of anything else."""
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return float(value) if abs(value) < _MAX_CORNER else math.nan
+        case ast.Name(id=name):
+            return known.get(name, math.nan)
+        case ast.BinOp(left=left, op=ast.Add(), right=right) if not isinstance(left, ast.BinOp):
+            return _number(left, known) + _number(right, known)
+    return math.nan
 
 
 def _data_url(png: bytes) -> str:

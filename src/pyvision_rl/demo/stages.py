@@ -144,7 +144,6 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
     return [
         ("new model", [sft("new-model", "model")]),
         ("cold start", [sft("sft", "sft", *cold_start, threads=plan.threads)]),
-        ("probe", [rl("probe", "probe")]),
         ("RL, two arms", [plain, rl("rl", "rl-tool_reward", every)]),
         ("held-out evaluation", evaluations),
     ]
@@ -175,7 +174,7 @@ def _quick_sft() -> tuple[str, ...]:
 def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
     """Read what the stages wrote, draw the figure and write the page."""
     outcomes = report.read_outcomes(out / "eval")
-    probe = json.loads((out / "probe" / "probe.json").read_text())
+    probe = _probe_of_start(out / "sft")
     head, rows = report.table_rows(outcomes)
     happened = report.sentence(outcomes)
     if plan.quick:
@@ -225,6 +224,14 @@ def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
         "table": {"head": head, "rows": rows},
         "paths": paths,
     }
+
+
+def _probe_of_start(run: Path) -> dict[str, Any]:
+    """Return the cold start's own probe of the weights that RL starts from."""
+    readings = [line for line in RunReader(run).metrics() if "probe_distance" in line]
+    kept = min(readings, key=lambda line: line["probe_distance"])  # the first of equals
+    marked = {k.removeprefix("probe_"): v for k, v in kept.items() if k.startswith("probe_")}
+    return {"step": kept["step"], **marked}
 
 
 def _sizes(out: Path) -> dict[str, int]:

@@ -277,9 +277,16 @@ def _answer(scene: Scene) -> str:
 
 
 def _code_turn(window: tuple[int, int, int, int]) -> str:
-    """A turn that shows a window of the first image."""
-    box = ",".join(map(str, window))
-    code = f"plt.imshow(image_clue_0.crop(({box})))\nplt.show()"
+    """A turn that shows a window of the first image.
+
+    Windows are square, and one number gives both sides: sampled apart, the right and the bottom
+    border of a tiny model agree in two of three windows only.
+    """
+    left, top, right, _ = window
+    code = (
+        f"x,y,s={left},{top},{right - left}\n"
+        "plt.imshow(image_clue_0.crop((x,y,x+s,y+s)))\nplt.show()"
+    )
     return f"<code>\n```python\n{code}\n```\n</code>"
 
 

@@ -73,6 +73,11 @@ class ProbeReading(Protocol):
         ...
 
     @property
+    def gain_se(self) -> float:
+        """Standard error of ``gain``."""
+        ...
+
+    @property
     def gain_with_bonus(self) -> float:
         """The same with the tool reward."""
         ...
@@ -80,6 +85,11 @@ class ProbeReading(Protocol):
     @property
     def window_distance(self) -> float:
         """0.0 inside the window of ``[probe]``."""
+        ...
+
+    @property
+    def expectation(self) -> str:
+        """Which behaviour to expect of RL from here, in a line."""
         ...
 
 
@@ -301,8 +311,10 @@ class _Run:
             values |= {
                 "probe_tool_share": reading.tool_share,
                 "probe_gain": reading.gain,
+                "probe_gain_se": reading.gain_se,
                 "probe_gain_with_bonus": reading.gain_with_bonus,
                 "probe_distance": reading.window_distance,
+                "probe_expectation": reading.expectation,
             }
             line += (
                 f"; probe: tool share {reading.tool_share:.2f}, gain {reading.gain:+.3f}, "

@@ -356,20 +356,23 @@ def draw(work: Path, rows: Mapping[int, Row], file: Path, *, title: str) -> None
     """Draw calls and held-out accuracies over RL steps: every seed thin, the mean thick."""
     panels = (
         ("tool_calls", "", "Tool calls per episode"),
-        ("eval_accuracy_easy", "easy_start", "Held-out accuracy, easy tasks"),
-        ("eval_accuracy_hard", "hard_start", "Held-out accuracy, hard tasks"),
+        ("eval_accuracy_easy", "easy", "Held-out accuracy, easy tasks"),
+        ("eval_accuracy_hard", "hard", "Held-out accuracy, hard tasks"),
     )
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.9), dpi=150, facecolor="white")
         axes = figure.subplots(1, 3)
-        for panel, (key, start, name) in zip(axes, panels, strict=True):
+        for panel, (key, category, name) in zip(axes, panels, strict=True):
             for arm in ARMS:
                 runs = {s: RunReader(work / f"seed-{s}" / f"rl-{arm}").metrics() for s in rows}
-                starts = {s: {0: row[start]} if start else {} for s, row in rows.items()}
-                _draw_arm(panel, [starts[s] | _curve(runs[s], key) for s in rows], arm)
+                curves = {s: _curve(run, key) for s, run in runs.items()}
+                for seed, row in rows.items() if category else ():
+                    ends = {runs[seed][-1]["step"]: row[f"{category}_{arm}"]}
+                    curves[seed] = {0: row[f"{category}_start"]} | curves[seed] | ends
+                _draw_arm(panel, list(curves.values()), arm)
             panel.set_title(name)
             panel.set_xlabel("RL step", color="#555555")
-            panel.set_ylim(0, 1.02 if start else 1.3 * panel.get_ylim()[1])
+            panel.set_ylim(0, 1.02 if category else 1.3 * panel.get_ylim()[1])
             panel.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axes[0].legend(frameon=False, labelcolor="linecolor", loc="upper left", handlelength=1.2)
         figure.suptitle(title, x=0.012, y=0.965, ha="left", fontsize=10, color="#555555")

@@ -31,7 +31,8 @@ from pyvision_rl.runs import RunReader
 SFT_CONFIG = "tiny_image_sft"
 RL_CONFIG = "tiny_image_rl"
 ARMS = ("plain", "tool_reward")
-_EVAL_EVERY = 15
+_EVAL_EVERY = 12
+"""Not at the last step: the final model is evaluated in a stage of its own."""
 _PLAN = "plan.json"
 _RESULT = "demo.json"
 

@@ -33,7 +33,7 @@ class Sizes:
     shows: int = 5
     slow_cells: int = 2
     """Cells a round of the baseline, whose every call re-sends the picture."""
-    lifecycle_rounds: int = 8
+    lifecycle_rounds: int = 6
     lifecycles: int = 48
     """Sessions a round; a quarter of it for the baseline."""
     clients: int = 4

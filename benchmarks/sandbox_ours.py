@@ -63,9 +63,10 @@ class Ours:
         """Return what is measured; the level is known once a session has started."""
         versions = {"numpy": np.__version__, "matplotlib": mpl.__version__}
         versions |= {"pillow": PIL.__version__, "python": platform.python_version()}
+        unnamed = "unknown" if "level" in SandboxConfig.model_fields else "none"
         return {
             "backend": SandboxConfig().name,
-            "level": str(getattr(self._box, "level", None) or "none"),
+            "level": str(getattr(self._box, "level", None) or unnamed),
             "versions": versions,
         }
 

@@ -32,6 +32,7 @@ from pyvision_rl.demo.stages import hardware
 
 TINY = "tiny_image_rl"
 PATHS = ("--jupyter-python", "--earlier")
+QUIET_LOAD = 0.5
 SEEDS = {"pictures": 0, "bootstrap": 0, "sessions": "0, 1, 2, ... in each arm"}
 
 
@@ -78,7 +79,7 @@ def main() -> int:
         "arms": infos | {"cold": {"backend": "python -c", "level": "none"}},
         "sizes": asdict(sizes),
         "seeds": SEEDS,
-        "notes": notes(infos, quick=options.quick),
+        "notes": notes(infos, quick=options.quick, load=float(load)),
         **summarize(found),
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ def command(words: list[str]) -> str:
     return shlex.join(["python", "-m", "benchmarks.sandbox", *shown])
 
 
-def notes(infos: Mapping[str, Mapping[str, Any]], *, quick: bool) -> list[str]:
+def notes(infos: Mapping[str, Mapping[str, Any]], *, quick: bool, load: float) -> list[str]:
     """Return what a reader must know of this run."""
     found = [
         "Pictures are synthetic; making a PNG of one costs what a photograph's does. Times are "
@@ -108,6 +109,8 @@ def notes(infos: Mapping[str, Mapping[str, Any]], *, quick: bool) -> list[str]:
     ]
     if quick:
         found.append("**A quick run: the numbers mean nothing.**")
+    if load > QUIET_LOAD:
+        found.append(f"**The machine was busy: its load was {load:.2f} before the run.**")
     if "jupyter" not in infos:
         found.append("Jupyter was left out: no `--jupyter-python` was given.")
     if infos["ours"]["level"] in ("none", "unsafe"):

@@ -33,6 +33,7 @@ from benchmarks.sandbox_cells import (
     Pictures,
     serve,
 )
+from pyvision_rl import __version__
 from pyvision_rl.config import SandboxConfig
 from pyvision_rl.media import image_media
 from pyvision_rl.registry import resolve
@@ -63,6 +64,7 @@ class Ours:
         """Return what is measured; the level is known once a session has started."""
         versions = {"numpy": np.__version__, "matplotlib": mpl.__version__}
         versions |= {"pillow": PIL.__version__, "python": platform.python_version()}
+        versions["pyvision_rl"] = __version__
         unnamed = "unknown" if "level" in SandboxConfig.model_fields else "none"
         return {
             "backend": SandboxConfig().name,

@@ -115,7 +115,7 @@ def _memory_goals(found: Measured) -> list[Goal]:
             claim = f"at least {least} {what} sessions per GB by {how}"
             per_gb = sessions_per_gb(row.get(key))
             if per_gb is None:
-                goals.append(Goal(claim, "not readable here", "left out"))
+                goals.append(Goal(claim, "not readable here, or lost in noise", "left out"))
             else:
                 said = f"{per_gb:.0f} ({row[key]:.1f} MB each, {row['live']} live)"
                 goals.append(Goal(claim, said, _verdict(per_gb, least)))
@@ -123,10 +123,11 @@ def _memory_goals(found: Measured) -> list[Goal]:
 
 
 def sessions_per_gb(mb: float | None) -> float | None:
-    """Return how many sessions of ``mb`` MB fit into a GB; None if that is not known."""
-    if mb is None:
-        return None
-    return PER_GB / mb if mb > 0 else math.inf
+    """Return how many sessions of ``mb`` MB fit into a GB; None if that is not known.
+
+    A few sessions can seem to take less than nothing, where others gave memory back meanwhile.
+    """
+    return PER_GB / mb if mb is not None and mb > 0 else None
 
 
 def _many_goal(found: Measured) -> Goal:
@@ -157,11 +158,10 @@ def _group(found: Measured) -> list[Goal]:
         ("available_mb", 2.0, "the same: at most half the memory by MemAvailable"),
         ("pss_mb", 2.0, "the same: at most half the memory by PSS"),
     ):
-        if shared.get(key) is None or separate.get(key) is None:
-            goals.append(Goal(claim, "not measured", "left out"))
+        if min(shared.get(key) or 0, separate.get(key) or 0) <= 0:
+            goals.append(Goal(claim, "not measured, or lost in noise", "left out"))
             continue
-        # Memory that others gave back meanwhile can make a small difference negative.
-        factor = separate[key] / shared[key] if shared[key] > 0 else math.inf
+        factor = separate[key] / shared[key]
         scale, unit = (1e3, "ms") if key == "seconds" else (1.0, "MB")
         said = (
             f"{factor:.1f}x ({shared[key] * scale:.0f} against {separate[key] * scale:.0f} {unit})"

@@ -91,6 +91,7 @@ def test_p99_is_a_value_that_one_in_a_hundred_exceeds():
 def test_sessions_per_gb_are_1024_mb_over_those_of_one():
     assert sessions_per_gb(5.12) == pytest.approx(200.0)
     assert sessions_per_gb(None) is None
+    assert sessions_per_gb(-0.1) is None
 
 
 def test_a_run_within_every_goal_passes_all():
@@ -253,10 +254,11 @@ def test_paths_of_other_environments_are_not_published():
 
 
 def test_a_run_says_what_it_left_out():
-    said = notes({"ours": {"level": "none"}}, quick=True)
+    said = notes({"ours": {"level": "none"}}, quick=True, load=1.0)
+    assert [n for n in said if "busy" in n]
     assert [n for n in said if "Jupyter" in n]
     assert [n for n in said if "without isolation" in n]
-    assert len(notes({"ours": {"level": "full"}, "jupyter": {}}, quick=False)) == 1
+    assert len(notes({"ours": {"level": "full"}, "jupyter": {}}, quick=False, load=0.1)) == 1
 
 
 def test_an_arm_that_fails_or_ends_is_named(tmp_path: Path):

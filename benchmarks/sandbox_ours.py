@@ -41,7 +41,6 @@ from pyvision_rl.sandbox import TABLE
 from pyvision_rl.sandbox.base import SandboxLimits
 from pyvision_rl.types import Execution, Media
 
-MAX_LIVE = 4096
 MAX_RUNNING = 4
 """As many as the lifecycle's clients, so that admission is not what is measured."""
 
@@ -221,7 +220,7 @@ class Ours:
         self._runner.close()
 
     def _sandbox(self, figure: Mapping[str, Any]) -> Any:
-        wanted = {"max_running": MAX_RUNNING, "max_live": MAX_LIVE, "figure": dict(figure)}
+        wanted = {"max_running": MAX_RUNNING, "figure": dict(figure)}
         wanted |= self._wanted
         fields = SandboxConfig.model_fields
         config = SandboxConfig(**{key: value for key, value in wanted.items() if key in fields})

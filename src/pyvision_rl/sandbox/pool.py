@@ -34,8 +34,9 @@ from pyvision_rl.config import SandboxConfig
 from pyvision_rl.errors import ConfigError, SandboxError
 from pyvision_rl.registry import parse_options, suggestion
 from pyvision_rl.sandbox.base import SandboxLimits
+from pyvision_rl.sandbox.pixels import PixelStore
 from pyvision_rl.sandbox.process import Child, ZygoteProcess
-from pyvision_rl.sandbox.session import ZygoteSession
+from pyvision_rl.sandbox.session import RunningCell, ZygoteSession
 from pyvision_rl.types import Media
 
 
@@ -60,6 +61,7 @@ class ZygoteSandbox:
         self._checked = [self._figure]
         self.running = asyncio.Semaphore(config.max_running)
         """Held while a cell runs."""
+        self.pixels = PixelStore()
         self._starting = asyncio.Lock()
         self._zygote: ZygoteProcess | None = None
         self._folders: list[Path] = []
@@ -101,6 +103,7 @@ class ZygoteSandbox:
         self._closed = True
         for session in tuple(self._sessions):
             await session.close()
+        self.pixels.close()
         async with self._starting:
             if self._zygote is not None:
                 await self._zygote.stop()
@@ -108,7 +111,13 @@ class ZygoteSandbox:
             while self._folders:
                 await asyncio.to_thread(shutil.rmtree, self._folders.pop(), ignore_errors=True)
 
-    async def spawn(self) -> Child:
+    def watch(self, cell: RunningCell) -> None:
+        """Measure a cell that begins."""
+
+    def unwatch(self, cell: RunningCell) -> None:
+        """Stop measuring a cell."""
+
+    async def spawn(self, bindings: Mapping[str, Media], limits: SandboxLimits) -> Child:
         """Return a fresh child for a session; a zygote that died is replaced first.
 
         Raises:

@@ -48,6 +48,8 @@ class Child:
         self.started: asyncio.Future[bool] = loop.create_future()
         self.exited: asyncio.Future[int | None] = loop.create_future()
         """Exit status, minus the signal for a signal, or None when the zygote died with it."""
+        self.bound: frozenset[str] = frozenset()
+        """Names of images that it holds from the start."""
         self._pidfd = -1
         self._ended = False
 
@@ -56,6 +58,14 @@ class Child:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
+
+    def pause(self) -> None:
+        """Stop the child, threads and all, until ``resume``."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a stopped child go on."""
+        self.signal(signal.SIGCONT)
 
     async def end(self) -> None:
         """Kill the child and free its descriptors. Idempotent."""

@@ -1,41 +1,79 @@
-"""One episode of the zygote sandbox, driver side: run cells, watch the clock, judge replies.
+"""One episode of the zygote sandbox, driver side: run cells, watch the clock, judge answers.
 
 In: code. Out: ``Execution`` records, whatever the child does. The child is forked at the first run
 and again after its variables were lost; then it gets the initial bindings and every image shown so
-far. All that the child sends is taken for hostile (see ``protocol``).
+far. All that the child sends is taken for hostile (see ``replies``). CPU time and memory are
+measured by the home's watchdog, which calls ``RunningCell.over``; what follows is decided here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import signal
-import socket
-import time
 from collections.abc import Awaitable, Mapping
+from enum import Enum
 from typing import Any, Protocol
 
-from PIL import Image
-
-from pyvision_rl.errors import SandboxError, TaskError
-from pyvision_rl.media import image_media, open_image
+from pyvision_rl.errors import SandboxError
+from pyvision_rl.media import pixels_media
 from pyvision_rl.sandbox.base import SandboxLimits
+from pyvision_rl.sandbox.exchange import Exchange, check_silent
 from pyvision_rl.sandbox.inside import protocol
-from pyvision_rl.sandbox.process import START_S, Child
+from pyvision_rl.sandbox.pixels import PixelStore
+from pyvision_rl.sandbox.process import END_S, START_S, Child
+from pyvision_rl.sandbox.replies import Replies
+from pyvision_rl.sandbox.sources import confirm
 from pyvision_rl.types import ExecStatus, Execution, Media
 
 _NAME = "image_clue_"
 _LAST_WORDS_S = 1.0
-"""For a reply that was sent just before its sender ended, and for an end after a closed socket."""
+"""For an answer that was sent just before its sender ended, and for an end after a closed
+socket."""
+_IDLE_S = 0.05
+"""Between two cells before the child is stopped: the next cell often comes at once."""
+LOST = "all variables are lost"
+
+
+class Over(Enum):
+    """Which limit of a cell was passed."""
+
+    WALL = "time"
+    CPU = "computing time"
+    MEMORY = "memory"
+
+
+class RunningCell:
+    """A cell under way, as a watchdog sees it."""
+
+    def __init__(self, child: Child, limits: SandboxLimits) -> None:
+        loop = asyncio.get_running_loop()
+        self.child = child
+        self.limits = limits
+        self.began = loop.time()
+        self.limit: asyncio.Future[Over] = loop.create_future()
+
+    def over(self, what: Over) -> None:
+        """Say that a limit was passed; only the first word counts."""
+        if not self.limit.done():
+            self.limit.set_result(what)
 
 
 class Home(Protocol):
     """What a session needs of its sandbox."""
 
     running: asyncio.Semaphore
+    pixels: PixelStore
 
-    async def spawn(self) -> Child:
-        """Return a fresh child."""
+    async def spawn(self, bindings: Mapping[str, Media], limits: SandboxLimits) -> Child:
+        """Return a fresh child; it may already hold some of the bindings (``Child.bound``)."""
+        ...
+
+    def watch(self, cell: RunningCell) -> None:
+        """Measure a cell that begins."""
+        ...
+
+    def unwatch(self, cell: RunningCell) -> None:
+        """Stop measuring a cell."""
         ...
 
     def forget(self, session: ZygoteSession) -> None:
@@ -61,8 +99,15 @@ class ZygoteSession:
         self._limits = limits
         self._seed = seed
         self._figure = dict(figure)
-        self._caps = protocol.caps(limits.max_output_chars, limits.max_images, limits.max_pixels)
+        self._caps = protocol.caps(
+            limits.max_output_chars,
+            limits.max_images,
+            limits.max_pixels,
+            max_aspect=limits.max_aspect,
+            time_s=limits.wall_s + limits.grace_s,
+        )
         self._child: Child | None = None
+        self._idle: asyncio.TimerHandle | None = None
         self._cells = 0
         self._busy = asyncio.Lock()
         self._closed = False
@@ -87,44 +132,73 @@ class ZygoteSession:
                     await child.end()
             if self._closed:
                 raise SandboxError("the session was closed while its code ran")
+            if self._child is not None:
+                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._child.pause)
             return execution
 
     async def close(self) -> None:
         """End the session's process and all it started. Idempotent."""
         self._closed = True
+        self._wake()
         self._home.forget(self)
         child, self._child = self._child, None
         if child is not None:
             await child.end()
 
+    def _wake(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
     async def _run(self, code: str) -> Execution:
+        self._wake()
         if self._child is None:
-            self._child = await self._home.spawn()
+            self._child = await self._home.spawn(self._bindings, self._limits)
             await self._start(self._child)
+        else:
+            self._child.resume()
         self._cells += 1
-        head = {"op": "run", "code": code, "number": self._cells}
-        began = time.perf_counter()
-        status, error, answer = await self._cell(self._child, head)
-        duration = time.perf_counter() - began
-        if answer is None:
-            return Execution(status, "", error, duration_s=duration, state_lost=True)
-        reply, blobs = answer
-        shown = tuple(_media(size, blob) for size, blob in zip(reply.sizes, blobs, strict=True))
-        for media in shown:
+        loop = asyncio.get_running_loop()
+        cell = RunningCell(self._child, self._limits)
+        exchange = Exchange(self._child.sock, self._caps)
+        self._home.watch(cell)
+        try:
+            status, error = await self._outcome(cell, exchange, code)
+        finally:
+            self._home.unwatch(cell)
+            exchange.close()
+        return self._execution(status, error, exchange.replies, loop.time() - cell.began)
+
+    def _execution(
+        self, status: ExecStatus, error: str, replies: Replies, duration_s: float
+    ) -> Execution:
+        """The record of a cell; its pictures are bound from now on."""
+        output, parts = replies.text()
+        images, sources = [], []
+        for shown in replies.images:
+            sources.append(confirm(shown, self._bindings, self._home.pixels.pixels))
+            media = pixels_media(shown.width, shown.height, bytes(shown.pixels))
             self._bindings[f"{_NAME}{self._next}"] = media
             self._next += 1
-        return Execution(status, reply.output, error, shown, duration)
+            images.append(media)
+        return Execution(
+            status,
+            output,
+            error,
+            tuple(images),
+            duration_s,
+            state_lost=status not in (ExecStatus.OK, ExecStatus.RAISED, ExecStatus.TIMEOUT),
+            parts=parts,
+            sources=tuple(sources),
+        )
 
     async def _start(self, child: Child) -> None:
         """Give a fresh child its bindings, seed and limits; it answers when it has them."""
-        try:
-            pixels = [_pixels(media) for media in self._bindings.values()]
-        except TaskError as error:
-            raise SandboxError(f"a bound image cannot be read: {error}") from error
         limits = self._limits
+        images = {name: m for name, m in self._bindings.items() if name not in child.bound}
         head = {
             "op": "start",
-            "images": [[name, m.width, m.height] for name, m in self._bindings.items()],
+            "images": [[name, m.width, m.height, False] for name, m in images.items()],
             "next_image": self._next,
             "seed": self._seed,
             "figure": self._figure,
@@ -132,89 +206,96 @@ class ZygoteSession:
             "max_output_chars": limits.max_output_chars,
             "max_images": limits.max_images,
             "max_pixels": limits.max_pixels,
+            "max_aspect": limits.max_aspect,
         }
+        blobs = [self._home.pixels.pixels(media) for media in images.values()]
+        exchange = Exchange(child.sock, self._caps)
         try:
-            reply, _ = await asyncio.wait_for(self._exchange(child, head, pixels), START_S)
+            async with asyncio.timeout(START_S):
+                await exchange.ask(head, blobs)
+                await exchange.over
         except (protocol.Violation, protocol.Ended, OSError, TimeoutError) as error:
             raise SandboxError(f"a session did not start: {error!r}") from error
-        if reply.raised:
-            raise SandboxError(f"a session did not start: {reply.error}")
+        finally:
+            exchange.close()
+        if exchange.replies.flags:
+            raise SandboxError(f"a session did not start: {exchange.replies.error}")
 
-    async def _cell(
-        self, child: Child, head: dict[str, Any]
-    ) -> tuple[ExecStatus, str, tuple[protocol.Reply, list[bytes]] | None]:
-        """Run one cell under the clock: (status, error, reply); no reply means a lost state."""
-        limits = self._limits
-        exchange = asyncio.ensure_future(self._exchange(child, head, ()))
-        interrupted = False
+    async def _outcome(
+        self, cell: RunningCell, exchange: Exchange, code: str
+    ) -> tuple[ExecStatus, str]:
+        """Run one cell under the clock: (status, error); the rest is in the replies."""
+        child = cell.child
         try:
-            if not await _first(exchange, child.exited, limits.wall_s):
+            await exchange.ask({"op": "run", "code": code, "number": self._cells})
+            over = await self._wait(cell, exchange)
+            if over is Over.MEMORY:
+                await self._kill(child, exchange)
+                why = f"it used more than {self._limits.memory_mb} MB of memory"
+                return ExecStatus.OOM, f"the interpreter was killed, because {why}; {LOST}"
+            if over is not None:
                 child.signal(signal.SIGINT)
-                interrupted = True
-                if not await _first(exchange, child.exited, limits.grace_s):
-                    why = (
-                        f"stopped after {limits.wall_s:g} s (the time limit) and killed, because "
-                        f"it did not end when interrupted; all variables are lost"
-                    )
-                    return ExecStatus.KILLED, why, None
-            # A reply that was complete before its sender ended still counts.
-            await _first(exchange, None, _LAST_WORDS_S)
-            if not exchange.done():
+                if not await _first(exchange.over, child.exited, self._limits.grace_s):
+                    await self._kill(child, exchange)
+                    why = "and killed, because it did not end when interrupted"
+                    return ExecStatus.KILLED, f"{self._stopped(over)} {why}; {LOST}"
+            # An answer that was complete before its sender ended still counts.
+            exchange.drain()
+            if not exchange.over.done():
                 return await self._death(child)
-            reply, blobs = exchange.result()
+            await exchange.over
+            check_silent(child.sock)
         except protocol.Violation as violation:
-            return ExecStatus.VIOLATION, f"the code broke the interpreter: {violation}", None
+            return ExecStatus.VIOLATION, f"the code broke the interpreter: {violation}"
         except (protocol.Ended, OSError):
             return await self._death(child)
-        finally:
-            exchange.cancel()
-            await asyncio.gather(exchange, return_exceptions=True)
-        if interrupted and reply.interrupted:
-            why = f"stopped after {limits.wall_s:g} s (the time limit); variables are kept"
-            return ExecStatus.TIMEOUT, f"{reply.error}\n{why}".lstrip(), (reply, blobs)
-        status = ExecStatus.RAISED if reply.raised else ExecStatus.OK
-        return status, reply.error, (reply, blobs)
+        return self._judge(exchange.replies, over)
 
-    async def _death(self, child: Child) -> tuple[ExecStatus, str, None]:
-        """What to say of a child that ended or hung up without a reply.
+    def _judge(self, replies: Replies, over: Over | None) -> tuple[ExecStatus, str]:
+        """What a whole answer says."""
+        if over is not None and replies.flags & protocol.INTERRUPTED:
+            why = f"{self._stopped(over)}; variables are kept"
+            return ExecStatus.TIMEOUT, f"{replies.error}\n{why}".lstrip()
+        raised = replies.flags & protocol.RAISED
+        return ExecStatus.RAISED if raised else ExecStatus.OK, replies.error
+
+    async def _wait(self, cell: RunningCell, exchange: Exchange) -> Over | None:
+        """Wait for the end of a cell or for a limit; return the limit."""
+        waiting: set[asyncio.Future[Any]] = {exchange.over, cell.child.exited, cell.limit}
+        done, _ = await asyncio.wait(
+            waiting, timeout=self._limits.wall_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            return Over.WALL
+        return cell.limit.result() if done == {cell.limit} else None
+
+    def _stopped(self, over: Over) -> str:
+        limit = self._limits.cpu_s if over is Over.CPU else self._limits.wall_s
+        return f"stopped after {limit:g} s (the {over.value} limit)"
+
+    async def _kill(self, child: Child, exchange: Exchange) -> None:
+        """Kill the child and take what it said before."""
+        child.signal(signal.SIGKILL)
+        await _first(child.exited, None, END_S)
+        exchange.drain()
+
+    async def _death(self, child: Child) -> tuple[ExecStatus, str]:
+        """What to say of a child that ended or hung up without an answer.
 
         Raises:
             SandboxError: It died with the zygote.
         """
         if not await _first(child.exited, None, _LAST_WORDS_S):
             why = "the code broke the interpreter: it closed its connection"
-            return ExecStatus.VIOLATION, why, None
+            return ExecStatus.VIOLATION, why
         code = child.exited.result()
         if code is None:
             raise SandboxError("the sandbox zygote died, and the session with it")
         if code == -signal.SIGKILL:
             why = "the interpreter was killed, most likely for want of memory"
-            return ExecStatus.OOM, f"{why}; all variables are lost", None
+            return ExecStatus.OOM, f"{why}; {LOST}"
         how = f"exited with status {code}" if code >= 0 else f"crashed with {_name(-code)}"
-        return ExecStatus.DIED, f"the interpreter {how}; all variables are lost", None
-
-    async def _exchange(
-        self, child: Child, head: dict[str, Any], blobs: list[bytes] | tuple[()]
-    ) -> tuple[protocol.Reply, list[bytes]]:
-        """Send a request and return its reply.
-
-        Raises:
-            Violation: The child sent anything but one well-formed reply.
-            Ended: The child hung up.
-        """
-        loop = asyncio.get_running_loop()
-        sock = child.sock
-        _check_silent(sock)
-        request = secrets.randbits(63)
-        await loop.sock_sendall(sock, protocol.pack(request, head, sum(map(len, blobs))))
-        for blob in blobs:
-            await loop.sock_sendall(sock, blob)
-        header = await _read(loop, sock, protocol.HEADER.size)
-        head_bytes, blob_bytes = protocol.check_header(header, request, self._caps)
-        reply = protocol.check_reply(await _read(loop, sock, head_bytes), blob_bytes, self._caps)
-        images = [bytes(await _read(loop, sock, 3 * w * h)) for w, h in reply.sizes]
-        _check_silent(sock)
-        return reply, images
+        return ExecStatus.DIED, f"the interpreter {how}; {LOST}"
 
 
 async def _first(one: Awaitable[Any], other: Awaitable[Any] | None, timeout_s: float) -> bool:
@@ -222,36 +303,6 @@ async def _first(one: Awaitable[Any], other: Awaitable[Any] | None, timeout_s: f
     waiting = {asyncio.ensure_future(f) for f in (one, other) if f is not None}
     done, _ = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     return bool(done)
-
-
-async def _read(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        count = await loop.sock_recv_into(sock, view)
-        if not count:
-            raise protocol.Ended
-        view = view[count:]
-    return data
-
-
-def _check_silent(sock: socket.socket) -> None:
-    """Raise Violation if bytes wait that nobody asked for."""
-    try:
-        waiting = sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return
-    if waiting:
-        raise protocol.Violation("more than one reply was sent")
-
-
-def _pixels(media: Media) -> bytes:
-    source = media.source
-    return source if isinstance(source, bytes) else open_image(media).tobytes()
-
-
-def _media(size: tuple[int, int], pixels: bytes) -> Media:
-    return image_media(Image.frombytes("RGB", size, pixels))
 
 
 def _name(number: int) -> str:

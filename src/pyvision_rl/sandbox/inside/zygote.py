@@ -182,9 +182,9 @@ def _prepare(figure: dict[str, Any]) -> None:
     global INTERPRETER
     for name in PRELOAD.split():
         importlib.import_module(name)
-    from . import capture, interpreter
+    from . import interpreter
 
-    capture.install(figure)
+    interpreter.install(figure)
     INTERPRETER = interpreter.Interpreter()
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - a count
     if threads != 1:

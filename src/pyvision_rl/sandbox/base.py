@@ -60,6 +60,18 @@ class Session(Protocol):
         ...
 
 
+class BranchableSession(Session, Protocol):
+    """A session that can be continued in more than one way. A backend need not offer it."""
+
+    async def fork(self) -> Session:
+        """Return another session in the state that this one is in; neither sees the other.
+
+        Raises:
+            SandboxError: The backend's options do not allow it, or the state cannot be had twice.
+        """
+        ...
+
+
 class Sandbox(Protocol):
     """Opens sessions."""
 

@@ -55,11 +55,14 @@ class Exchange:
         check_silent(self._sock)
         self._listen()
         data = protocol.pack(self.request, head, sum(map(len, blobs)))
-        sent = 0
-        if fds:
-            sent = socket.send_fds(self._sock, [data], list(fds))
-        for piece in (data[sent:], *blobs):
-            await self._loop.sock_sendall(self._sock, piece)
+        try:
+            sent = socket.send_fds(self._sock, [data], fds) if fds else self._sock.send(data)
+        except BlockingIOError:  # unread requests of a session that will not end well
+            sent = 0
+        if sent < len(data):
+            await self._loop.sock_sendall(self._sock, data[sent:])
+        for blob in blobs:
+            await self._loop.sock_sendall(self._sock, blob)
 
     def drain(self) -> None:
         """Read what a session that has ended left behind."""

@@ -62,6 +62,7 @@ class ZygoteSandbox:
         self.running = asyncio.Semaphore(config.max_running)
         """Held while a cell runs."""
         self.pixels = PixelStore()
+        self.branchable = False
         self._starting = asyncio.Lock()
         self._zygote: ZygoteProcess | None = None
         self._folders: list[Path] = []
@@ -131,6 +132,10 @@ class ZygoteSandbox:
                 self._zygote = await ZygoteProcess.start(self._figure, self._folders[-1])
             zygote = self._zygote
         return await zygote.spawn()
+
+    def adopt(self, session: ZygoteSession) -> None:
+        """Take a session that was not opened here; it is closed with the others."""
+        self._sessions.add(session)
 
     def forget(self, session: ZygoteSession) -> None:
         """Drop a session that has closed."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -63,6 +64,8 @@ class Home(Protocol):
 
     running: asyncio.Semaphore
     pixels: PixelStore
+    branchable: bool
+    """Whether sessions may be forked."""
 
     async def spawn(self, bindings: Mapping[str, Media], limits: SandboxLimits) -> Child:
         """Return a fresh child; it may already hold some of the bindings (``Child.bound``)."""
@@ -76,9 +79,25 @@ class Home(Protocol):
         """Stop measuring a cell."""
         ...
 
+    def adopt(self, session: ZygoteSession) -> None:
+        """Take a session that was not opened here; it is closed with the others."""
+        ...
+
     def forget(self, session: ZygoteSession) -> None:
         """Drop a session that has closed."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """How the state of the present child came about."""
+
+    bindings: dict[str, Media]
+    """What it started with."""
+    next_image: int
+    num_cells: int
+    """Cells before its first one."""
+    cells: list[tuple[str, ExecStatus]] = field(default_factory=list)
 
 
 class ZygoteSession:
@@ -109,6 +128,9 @@ class ZygoteSession:
         self._child: Child | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._cells = 0
+        self._past = _Past(dict(bindings), self._next, 0)
+        self._owed: tuple[tuple[str, ExecStatus], ...] = ()
+        """Cells to run again before the first one of our own."""
         self._busy = asyncio.Lock()
         self._closed = False
 
@@ -136,6 +158,31 @@ class ZygoteSession:
                 self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._child.pause)
             return execution
 
+    async def fork(self) -> ZygoteSession:
+        """Return a session that runs the cells so far again before its own first cell.
+
+        Equal seeds and equal code give equal states, so this is what a copy of the process would
+        be, but for what depends on the time. Nothing is shared: not the memory, not the scratch.
+
+        Raises:
+            SandboxError: Sessions here are not branchable, this one is closed, or one of its cells
+                was interrupted, so that its state cannot be had twice.
+        """
+        if not self._home.branchable:
+            raise SandboxError("sessions can be forked with sandbox.options.branchable = true only")
+        async with self._busy:
+            if self._closed:
+                raise SandboxError("the session is closed")
+            past = self._state()
+            if any(status is ExecStatus.TIMEOUT for _, status in past.cells):
+                raise SandboxError("the session cannot be forked: one of its cells was interrupted")
+            twin = ZygoteSession(self._home, past.bindings, self._limits, self._seed, self._figure)
+            twin._next, twin._cells = past.next_image, past.num_cells
+            twin._past = replace(past, cells=[])
+            twin._owed = (*past.cells, *self._owed)
+            self._home.adopt(twin)
+            return twin
+
     async def close(self) -> None:
         """End the session's process and all it started. Idempotent."""
         self._closed = True
@@ -153,20 +200,39 @@ class ZygoteSession:
     async def _run(self, code: str) -> Execution:
         self._wake()
         if self._child is None:
+            if self._owed and self._past.cells:
+                raise SandboxError("the session could not be made: it is a fork that failed")
+            self._past = self._state()
             self._child = await self._home.spawn(self._bindings, self._limits)
             await self._start(self._child)
         else:
             self._child.resume()
+        for again, status in self._owed:
+            found = (await self._cell(self._child, again)).status
+            if found is not status:
+                raise SandboxError(f"a fork went another way: {found} instead of {status}")
+        self._owed = ()
+        return await self._cell(self._child, code)
+
+    def _state(self) -> _Past:
+        """How the state came about that the next cell finds."""
+        if self._child is None and self._past.cells and not self._owed:  # it was lost
+            return _Past(dict(self._bindings), self._next, self._cells)
+        return self._past
+
+    async def _cell(self, child: Child, code: str) -> Execution:
+        """Run one cell in a child that has started."""
         self._cells += 1
         loop = asyncio.get_running_loop()
-        cell = RunningCell(self._child, self._limits)
-        exchange = Exchange(self._child.sock, self._caps)
+        cell = RunningCell(child, self._limits)
+        exchange = Exchange(child.sock, self._caps)
         self._home.watch(cell)
         try:
             status, error = await self._outcome(cell, exchange, code)
         finally:
             self._home.unwatch(cell)
             exchange.close()
+        self._past.cells.append((code, status))
         return self._execution(status, error, exchange.replies, loop.time() - cell.began)
 
     def _execution(
@@ -196,9 +262,10 @@ class ZygoteSession:
         """Give a fresh child its bindings, seed and limits; it answers when it has them."""
         limits = self._limits
         images = {name: m for name, m in self._bindings.items() if name not in child.bound}
+        by_file = self._home.pixels.files(images)
         head = {
             "op": "start",
-            "images": [[name, m.width, m.height, False] for name, m in images.items()],
+            "images": [[name, m.width, m.height, name in by_file] for name, m in images.items()],
             "next_image": self._next,
             "seed": self._seed,
             "figure": self._figure,
@@ -208,11 +275,12 @@ class ZygoteSession:
             "max_pixels": limits.max_pixels,
             "max_aspect": limits.max_aspect,
         }
-        blobs = [self._home.pixels.pixels(media) for media in images.values()]
+        pixels = self._home.pixels.pixels
+        blobs = [pixels(media) for name, media in images.items() if name not in by_file]
         exchange = Exchange(child.sock, self._caps)
         try:
             async with asyncio.timeout(START_S):
-                await exchange.ask(head, blobs)
+                await exchange.ask(head, blobs, tuple(by_file.values()))
                 await exchange.over
         except (protocol.Violation, protocol.Ended, OSError, TimeoutError) as error:
             raise SandboxError(f"a session did not start: {error!r}") from error

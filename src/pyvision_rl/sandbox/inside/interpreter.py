@@ -44,6 +44,8 @@ _parse, _signal, _sigmask, _setrlimit = (
 )
 _UNBLOCK, _SIGINT, _AS = signal.SIG_UNBLOCK, signal.SIGINT, resource.RLIMIT_AS
 
+RECURSION = 1000 - 6
+"""Calls that a session may nest, on top of those that lead to ``Interpreter.serve``."""
 RESERVE_MB = 32
 """Address space beyond the limit that lets a cell which ran out of memory say so."""
 
@@ -87,6 +89,8 @@ class Interpreter:
         builtins.input = _no_input
         for name in ("exit", "quit"):
             setattr(builtins, name, sys.exit)
+        # How deep code can recurse must not depend on who forked this process.
+        sys.setrecursionlimit(RECURSION + _depth())
         _signal(_SIGINT, self._interrupt)
         self.wire.attach(sock)
         while True:
@@ -228,6 +232,14 @@ class Interpreter:
         self._most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         self._limit = self._most - RESERVE_MB * 2**20
         _setrlimit(_AS, (self._limit, self._most))
+
+
+def _depth() -> int:
+    """Calls under way, without this one."""
+    frame, depth = sys._getframe().f_back, 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1
+    return depth
 
 
 def _mapped() -> int:

@@ -1,70 +1,104 @@
-"""A sandbox of forked processes: one warm zygote, one child per episode that runs code.
+"""The sandbox of forked processes: one warm zygote, one isolated child per session that runs code.
 
-In: code, and images as ``Media``. Out: an ``Execution`` per cell. The zygote is a fresh
-interpreter that loads numpy, PIL and matplotlib once; a session's child is forked from it at the
-session's first ``run``, so that a session that runs no code costs nothing.
+In: code, and images as ``Media``. Out: an ``Execution`` per cell. The zygote is a fresh interpreter
+that loads numpy, PIL and matplotlib once; a session's child is forked from it at the session's
+first ``run``, so that a session that runs no code costs nothing. Sessions that begin with the same
+images are forked from a group that holds them already.
 
-Covered: time (interrupt, then kill of the process group and of all it started), memory, output,
-images, file size, open files, core dumps; the driver's environment (an allow-list is passed on);
-crashes and exits; a hostile peer on the socket; nothing outlives the driver.
+What a child may reach is decided by the level (``levels``, ``inside/confine``): it is probed when
+the zygote starts, tried with real attacks (``selfcheck``), and a sandbox that cannot hold it does
+not start. What each level covers is in ``docs/sandbox.md``.
 
-NOT covered: THERE IS NO ISOLATION YET. Model code runs as the driver's user, on the driver's file
-system and network. It can read secrets on disk, delete files, open connections, signal or trace
-other processes of the same user, and read what another session wrote. Do not run untrusted models
-against it outside a container. For root the kernel does not enforce the limit on processes. What
-subprocesses print is dropped. Output of a cell that had to be killed is lost.
-
-Belongs to one event loop, and ends with the thread that started it. Linux only (pidfd, SEQPACKET).
+Belongs to one event loop, and ends with the thread that started it. Linux only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import keyword
 import shutil
 import tempfile
+import warnings
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pyvision_rl.config import SandboxConfig
 from pyvision_rl.errors import ConfigError, SandboxError
 from pyvision_rl.registry import parse_options, suggestion
+from pyvision_rl.sandbox import launch, levels
 from pyvision_rl.sandbox.base import SandboxLimits
 from pyvision_rl.sandbox.pixels import PixelStore
-from pyvision_rl.sandbox.process import Child, ZygoteProcess
-from pyvision_rl.sandbox.session import RunningCell, ZygoteSession
+from pyvision_rl.sandbox.process import START_S, Child, Forker, Group, ZygoteProcess
+from pyvision_rl.sandbox.selfcheck import self_check
+from pyvision_rl.sandbox.session import ZygoteSession
+from pyvision_rl.sandbox.watchdog import Watchdog
 from pyvision_rl.types import Media
+
+MAX_GROUP_IMAGES = 16
+_REMEMBERED = 256
+"""Sets of images that were opened once, and wait for a second session."""
+
+Key = tuple[tuple[str, str], ...]
+"""Names and contents of a set of images."""
 
 
 class Options(BaseModel):
-    """``[sandbox.options]`` of the zygote sandbox: none so far."""
+    """``[sandbox.options]`` of the zygote sandbox."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    branchable: bool = False
+    """Whether a live session can be forked."""
+    preload: tuple[str, ...] | None = None
+    """Libraries to load before the first session; None for those of scipy, skimage, cv2 and av
+    that are installed. What is not preloaded can be imported all the same, more slowly."""
+    ready: int = Field(0, ge=0)
+    """Children forked in advance."""
+    max_live: int = Field(1024, gt=0)
+    """Children at the same time; who wants one more waits for a while."""
+    max_groups: int = Field(4, ge=0)
+    """Sets of images held for sessions to come."""
+
 
 class ZygoteSandbox:
-    """Runs model code in children of one preloaded process. NO ISOLATION: see the module."""
+    """Runs model code in isolated children of one preloaded process."""
 
     def __init__(self, config: SandboxConfig) -> None:
         """Check the configuration; no process is started before the first cell.
 
         Raises:
-            ConfigError: An unknown option, or an rcParam that matplotlib does not take.
+            ConfigError: An unknown option, level unsafe without leave, or an rcParam that
+                matplotlib does not take.
         """
-        parse_options(Options, config.options, "sandbox.options")
+        self._options = parse_options(Options, config.options, "sandbox.options")
+        levels.check_level(config.level, config.allow_unsafe)
         check_figure(config.figure, "sandbox.figure")
         self._figure = dict(config.figure)
         self._checked = [self._figure]
+        self._config = config
         self.running = asyncio.Semaphore(config.max_running)
         """Held while a cell runs."""
         self.pixels = PixelStore()
-        self.branchable = False
+        self.branchable = self._options.branchable
+        self._live = asyncio.Semaphore(self._options.max_live)
+        self._watchdog = Watchdog()
+        self.watch, self.unwatch = self._watchdog.watch, self._watchdog.unwatch
         self._starting = asyncio.Lock()
         self._zygote: ZygoteProcess | None = None
+        self.level: levels.Level | None = None
+        """The level in force, once a zygote runs."""
+        self.walls: dict[str, str] = {}
+        """For each wall why it cannot be put up here; an empty text if it can."""
+        self._ready: deque[Child] = deque()
+        self._refill: asyncio.Task[None] | None = None
+        self._groups: OrderedDict[Key, Group] = OrderedDict()
+        self._seen: OrderedDict[Key, None] = OrderedDict()
         self._folders: list[Path] = []
         """The working directory of each zygote; one that ends in order removes its own."""
         self._sessions: set[ZygoteSession] = set()
@@ -105,33 +139,59 @@ class ZygoteSandbox:
         for session in tuple(self._sessions):
             await session.close()
         self.pixels.close()
+        if self._refill is not None:
+            self._refill.cancel()
+            await asyncio.gather(self._refill, return_exceptions=True)
         async with self._starting:
             if self._zygote is not None:
-                await self._zygote.stop()
+                await self._drop(self._zygote)
                 self._zygote = None
             while self._folders:
                 await asyncio.to_thread(shutil.rmtree, self._folders.pop(), ignore_errors=True)
 
-    def watch(self, cell: RunningCell) -> None:
-        """Measure a cell that begins."""
-
-    def unwatch(self, cell: RunningCell) -> None:
-        """Stop measuring a cell."""
-
-    async def spawn(self, bindings: Mapping[str, Media], limits: SandboxLimits) -> Child:
-        """Return a fresh child for a session; a zygote that died is replaced first.
+    async def start(self) -> ZygoteProcess:
+        """Return the zygote; one that died is replaced first.
 
         Raises:
-            SandboxError: No zygote can be started, or it died just now.
+            SandboxError: None can be started at an allowed level, or isolation does not hold.
         """
         async with self._starting:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
             if self._zygote is None or self._zygote.lost:
-                self._folders.append(Path(tempfile.mkdtemp(prefix="pyvision-rl-")))
-                self._zygote = await ZygoteProcess.start(self._figure, self._folders[-1])
-            zygote = self._zygote
-        return await zygote.spawn()
+                if self._zygote is not None:
+                    await self._drop(self._zygote)
+                self._zygote = await self._launch()
+            return self._zygote
+
+    async def spawn(self, bindings: Mapping[str, Media], limits: SandboxLimits) -> Child:
+        """Return a fresh child for a session; it may hold some of the images already.
+
+        Raises:
+            SandboxError: No zygote can be started, it died just now, or too many children live.
+        """
+        zygote = await self.start()
+        with contextlib.suppress(IndexError):
+            if limits.scratch_mb == self._config.scratch_mb:
+                child = self._ready.popleft()
+                self._fill(zygote)
+                return child
+        self._fill(zygote)
+        try:
+            await asyncio.wait_for(self._live.acquire(), START_S)
+        except TimeoutError as error:
+            most = self._options.max_live
+            raise SandboxError(
+                f"{most} sessions live (sandbox.options.max_live), and none ended in {START_S:g} s"
+            ) from error
+        try:
+            forker = await self._forker(zygote, bindings)
+            child = await forker.spawn(limits.scratch_mb)
+        except BaseException:
+            self._live.release()
+            raise
+        child.exited.add_done_callback(lambda _: self._live.release())
+        return child
 
     def adopt(self, session: ZygoteSession) -> None:
         """Take a session that was not opened here; it is closed with the others."""
@@ -140,6 +200,84 @@ class ZygoteSandbox:
     def forget(self, session: ZygoteSession) -> None:
         """Drop a session that has closed."""
         self._sessions.discard(session)
+
+    async def _launch(self) -> ZygoteProcess:
+        """Start a zygote and try its walls."""
+        options, config = self._options, self._config
+        preload = options.preload
+        setup = launch.Setup(
+            figure=self._figure,
+            level=config.level,
+            allow_unsafe=config.allow_unsafe,
+            preload=launch.installed(launch.EXTRAS) if preload is None else preload,
+        )
+        self._folders.append(Path(tempfile.mkdtemp(prefix="pyvision-rl-")))
+        zygote, self.level, self.walls = await launch.start(setup, self._folders[-1])
+        if self.level == "unsafe":
+            warnings.warn(
+                f"model code runs WITHOUT ISOLATION: {levels.describe(self.level, self.walls)}",
+                levels.UnsafeSandboxWarning,
+                stacklevel=2,
+            )
+            return zygote
+        try:
+            await self_check(zygote.spawn, self.level)
+        except BaseException:
+            await zygote.stop()
+            raise
+        return zygote
+
+    async def _drop(self, zygote: ZygoteProcess) -> None:
+        """End a zygote and all that belongs to it."""
+        for group in self._groups.values():
+            group.lose()
+        self._groups.clear()
+        await zygote.stop()
+        while self._ready:
+            await self._ready.popleft().end()
+
+    async def _forker(self, zygote: ZygoteProcess, bindings: Mapping[str, Media]) -> Forker:
+        """Return who forks a session with these images: at the second one, a group of its own."""
+        key = tuple((name, media.sha256) for name, media in bindings.items())
+        group = self._groups.get(key)
+        if group is not None and not group.lost:
+            self._groups.move_to_end(key)
+            return group
+        if not 0 < len(key) <= MAX_GROUP_IMAGES or not self._options.max_groups:
+            return zygote
+        if key not in self._seen:
+            self._seen[key] = None
+            if len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+            return zygote
+        del self._seen[key]
+        files = [self.pixels.file(media) for media in bindings.values()]
+        group = await zygote.group(bindings, files)
+        self._groups[key] = group
+        while len(self._groups) > self._options.max_groups:
+            self._groups.popitem(last=False)[1].retire()
+        return group
+
+    def _fill(self, zygote: ZygoteProcess) -> None:
+        """See that children are forked in advance."""
+        if len(self._ready) < self._options.ready and self._refill is None:
+            self._refill = asyncio.get_running_loop().create_task(self._prepare(zygote))
+
+    async def _prepare(self, zygote: ZygoteProcess) -> None:
+        try:
+            # What goes wrong here goes wrong again where a session can say so.
+            with contextlib.suppress(SandboxError):
+                while len(self._ready) < self._options.ready and not self._live.locked():
+                    await self._live.acquire()
+                    try:
+                        child = await zygote.spawn(self._config.scratch_mb)
+                    except BaseException:
+                        self._live.release()
+                        raise
+                    child.exited.add_done_callback(lambda _: self._live.release())
+                    self._ready.append(child)
+        finally:
+            self._refill = None
 
 
 def check_figure(figure: Mapping[str, Any], where: str) -> None:

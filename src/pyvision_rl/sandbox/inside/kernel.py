@@ -31,9 +31,10 @@ RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = (
     1 << 18,
 )
 """Flags of ``mount``."""
-PDEATHSIG, DUMPABLE, SECCOMP, CAPBSET_DROP, SUBREAPER, NO_NEW_PRIVS, AMBIENT = (
+PDEATHSIG, DUMPABLE, KEEPCAPS, SECCOMP, CAPBSET_DROP, SUBREAPER, NO_NEW_PRIVS, AMBIENT = (
     1,
     4,
+    8,
     22,
     24,
     36,
@@ -119,16 +120,12 @@ def drop_bounding_set() -> None:
             return  # beyond the last one, or not ours to drop: then there is nothing to gain
 
 
-def drop_capabilities() -> None:
-    """Give up every capability for good."""
+def drop_capabilities(*, keep_reading: bool = False) -> None:
+    """Give up every capability for good, but for CAP_DAC_READ_SEARCH if that is to be kept."""
     _LIBC.prctl(*map(ctypes.c_ulong, (AMBIENT, 4, 0, 0, 0)))  # clears all; older kernels have none
-    header, none = struct.pack("Ii", 0x20080522, 0), bytes(24)
-    _checked(_LIBC.capset(header, none), "capset")
-
-
-def populate(address: int, size: int) -> bool:
-    """Make pages private and present at once; False where the kernel has no such call."""
-    return _LIBC.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), 23) == 0
+    kept = 1 << 2 if keep_reading else 0
+    header, sets = struct.pack("Ii", 0x20080522, 0), struct.pack("IIIIII", kept, kept, 0, 0, 0, 0)
+    _checked(_LIBC.capset(header, sets), "capset")
 
 
 def _checked(result: int, what: str) -> int:

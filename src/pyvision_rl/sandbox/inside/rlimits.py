@@ -37,17 +37,6 @@ def confine(tasks: int) -> None:
     limit(resource.RLIMIT_MSGQUEUE, 0)
 
 
-def mapped_bytes() -> int:
-    """Return the address space of this process."""
-    with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - once per episode: no Path
-        return int(file.read().split()[0]) * resource.getpagesize()
-
-
-def limit_memory(mapped: int, memory_mb: int) -> None:
-    """Allow ``memory_mb`` of address space beyond ``mapped`` bytes."""
-    limit(resource.RLIMIT_AS, mapped + memory_mb * 2**20)
-
-
 def user_tasks() -> int:
     """Return how many processes and threads this user has now."""
     count = 0

@@ -1,9 +1,9 @@
 """seccomp: which system calls model code may make. An allow-list; what it does not name is ENOSYS.
 
-In: the machine, whether processes may be forked, whether there is a scratch folder. Out: a BPF
-program, and ``install`` to enforce it on this process for good. Calls known to be dangerous fail
-with EPERM and connections with EACCES, so that model code reads a plain error. Calls of another
-ABI (32-bit, x32) end the process.
+In: the machine, and whether there is a scratch folder. Out: a BPF program, and ``install`` to
+enforce it on this process for good. Calls known to be dangerous fail with EPERM and connections
+with EACCES, so that model code reads a plain error. Calls of another ABI (32-bit, x32) end the
+process or are ENOSYS.
 
 The numbers are those of Linux's ``unistd.h``, written ``name:x86_64:aarch64``.
 """
@@ -31,7 +31,7 @@ pselect6:270:72 dup:32:23 dup2:33:- dup3:292:24 flock:73:32 fsync:74:82 fdatasyn
 ftruncate:77:46 close_range:436:436 epoll_create:213:- epoll_create1:291:20 epoll_ctl:233:21
 epoll_ctl_old:214:- epoll_wait:232:- epoll_pwait:281:22 epoll_pwait2:441:441 eventfd:284:-
 eventfd2:290:19 timerfd_create:283:85 timerfd_settime:286:86 timerfd_gettime:287:87 signalfd:282:-
-signalfd4:289:74 socketpair:53:199 sendto:44:206 recvfrom:45:207 sendmsg:46:211 recvmsg:47:212
+signalfd4:289:74 sendto:44:206 recvfrom:45:207 sendmsg:46:211 recvmsg:47:212
 sendmmsg:307:269 recvmmsg:299:243 shutdown:48:210 getsockname:51:204 getpeername:52:205
 getsockopt:55:209 setsockopt:54:208 nanosleep:35:101 clock_nanosleep:230:115 clock_gettime:228:113
 clock_getres:229:114 gettimeofday:96:169 time:201:- times:100:153 getitimer:36:102
@@ -87,7 +87,7 @@ landlock_restrict_self:446:446
 """
 _BY_ARGUMENT = """
 clone:56:220 clone3:435:435 prctl:157:167 ioctl:16:29 fcntl:72:25 kill:62:129 tgkill:234:131
-prlimit64:302:261 sched_setaffinity:203:122
+prlimit64:302:261 sched_setaffinity:203:122 socketpair:53:199
 """
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -108,6 +108,10 @@ _IOCTL = (0x5412, 0x541C, 0x8901, 0x8902)
 _FCNTL = (8, 10, 15, 1024, 1026, 1031)
 """Not to be made: signals sent by a descriptor, leases, huge pipes."""
 
+_UNIX = 1
+_PAIRS = tuple(kind | flags for kind in (1, 5) for flags in (0, 0x800, 0x80000, 0x80800))
+"""Streams and packets, blocking or not. Datagrams could be sent to any socket with a path."""
+
 Code = list[tuple[int, int, int, int]]
 """BPF instructions: (code, jump if true, jump if false, constant)."""
 
@@ -123,14 +127,11 @@ def supported() -> str:
     return ""
 
 
-def program(
-    machine: str, *, forks: bool = False, writes: bool = True, own_pid: int | None = None
-) -> bytes:
+def program(machine: str, *, writes: bool = True, own_pid: int | None = None) -> bytes:
     """Return the filter as ``struct sock_filter`` records.
 
     Args:
         machine: x86_64 or aarch64.
-        forks: Whether processes may be forked; threads always may.
         writes: Whether modes and times of files may be changed.
         own_pid: The one process that signals may be sent to; None when the PID namespace bounds
             them.
@@ -148,16 +149,15 @@ def program(
     add(_CHANGES, _returns(_ALLOW) if writes else refused)
     add(_SOCKETS, _returns(_ERRNO | errno.EACCES))
     add(_REFUSED, refused)
-    if forks:
-        add("fork:57:- vfork:58:-", _returns(_ALLOW))
     numbers = _numbers(_BY_ARGUMENT, machine)
-    rules[numbers["clone"]] = _clone(forks)
+    rules[numbers["clone"]] = _clone()
     rules[numbers["clone3"]] = _returns(_ERRNO | errno.ENOSYS)  # glibc then uses clone
     rules[numbers["prctl"]] = _only(0, _PRCTL)
     rules[numbers["ioctl"]] = _never(1, _IOCTL)
     rules[numbers["fcntl"]] = _never(1, _FCNTL)
     for name in ("prlimit64", "sched_setaffinity"):
         rules[numbers[name]] = _only(0, (0,))
+    rules[numbers["socketpair"]] = _only(0, (_UNIX,), _only(1, _PAIRS))
     for name in ("kill", "tgkill"):
         rules[numbers[name]] = _returns(_ALLOW) if own_pid is None else _only(0, (own_pid,))
     code: Code = [
@@ -187,33 +187,33 @@ def _returns(verdict: int) -> Code:
     return [(_RETURN, 0, 0, verdict)]
 
 
-def _only(argument: int, values: tuple[int, ...]) -> Code:
-    """Allow the call if the argument is one of the values; EPERM otherwise."""
-    return _judged(argument, values, _ALLOW, _EPERM)
+def _only(argument: int, values: tuple[int, ...], then: Code | None = None) -> Code:
+    """Allow the call, or judge on, if the argument is one of the values; EPERM otherwise."""
+    return _judged(argument, values, then or _returns(_ALLOW), _EPERM)
 
 
 def _never(argument: int, values: tuple[int, ...]) -> Code:
-    return _judged(argument, values, _EPERM, _ALLOW)
+    return _judged(argument, values, _returns(_EPERM), _ALLOW)
 
 
-def _judged(argument: int, values: tuple[int, ...], found: int, other: int) -> Code:
+def _judged(argument: int, values: tuple[int, ...], found: Code, other: int) -> Code:
     # The low word: the kernel reads these arguments as 32 bits. Both machines are little-endian.
     code: Code = [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
     for left, value in zip(range(len(values), 0, -1), values, strict=True):
         code.append((_EQUAL, left, 0, value))
-    return [*code, (_RETURN, 0, 0, other), (_RETURN, 0, 0, found)]
+    return [*code, (_RETURN, 0, 0, other), *found]
 
 
-def _clone(forks: bool) -> Code:
-    """Allow threads, and processes if they may be forked; never new namespaces or siblings."""
-    code: Code = [
+def _clone() -> Code:
+    """Allow threads; never processes, siblings or namespaces."""
+    return [
         (_LOAD, 0, 0, _ARGUMENTS),
         (_ANY_BIT, 0, 1, _NAMESPACES | _CLONE_PARENT),
         (_RETURN, 0, 0, _EPERM),
+        (_ANY_BIT, 0, 1, _CLONE_THREAD),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _EPERM),
     ]
-    if not forks:
-        code += [(_ANY_BIT, 1, 0, _CLONE_THREAD), (_RETURN, 0, 0, _EPERM)]
-    return [*code, (_RETURN, 0, 0, _ALLOW)]
 
 
 def _spans(rules: dict[int, Code]) -> list[tuple[int, Code]]:

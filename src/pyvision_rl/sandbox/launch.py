@@ -25,7 +25,7 @@ from pyvision_rl.sandbox.process import START_S, ZygoteProcess
 
 _BOOT = (
     "import sys,types;p=types.ModuleType('sandbox_child');p.__path__=[sys.argv[2]];"
-    "sys.modules['sandbox_child']=p;from sandbox_child.zygote import main;main(int(sys.argv[1]))"
+    "sys.modules['sandbox_child']=p;from sandbox_child.boot import main;main(int(sys.argv[1]))"
 )
 """Loads the child's files under a name of their own: this package is not importable there."""
 

@@ -16,23 +16,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import keyword
 import shutil
 import tempfile
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pyvision_rl.config import SandboxConfig
-from pyvision_rl.errors import ConfigError, SandboxError
-from pyvision_rl.registry import parse_options, suggestion
+from pyvision_rl.errors import SandboxError
+from pyvision_rl.registry import parse_options
 from pyvision_rl.sandbox import launch, levels
 from pyvision_rl.sandbox.base import SandboxLimits
+from pyvision_rl.sandbox.given import check_binding, check_figure
 from pyvision_rl.sandbox.pixels import PixelStore
 from pyvision_rl.sandbox.process import START_S, Child, Forker, Group, ZygoteProcess
 from pyvision_rl.sandbox.selfcheck import self_check
@@ -123,7 +121,7 @@ class ZygoteSandbox:
         if self._closed:
             raise SandboxError("the sandbox is closed")
         for name, media in bindings.items():
-            _check_binding(name, media)
+            check_binding(name, media)
         figure = dict(limits.figure)
         if figure and figure not in self._checked:
             check_figure(figure, "limits.figure")
@@ -278,43 +276,3 @@ class ZygoteSandbox:
                     self._ready.append(child)
         finally:
             self._refill = None
-
-
-def check_figure(figure: Mapping[str, Any], where: str) -> None:
-    """Check that matplotlib takes the rcParams, and that they can be sent to the zygote.
-
-    Raises:
-        ConfigError: Names the key, the value and what is wrong with it.
-    """
-    if not figure:
-        return
-    # Loaded here: without rcParams the driver has no use for matplotlib.
-    from matplotlib import RcParams, rcParamsDefault
-
-    for key, value in figure.items():
-        if key.startswith("backend"):
-            raise ConfigError(f"{where}.{key}: the sandbox brings its own backend")
-        try:
-            RcParams({key: value})
-            json.dumps(value, allow_nan=False)
-        except KeyError as error:
-            near = suggestion(key, rcParamsDefault)
-            raise ConfigError(f"{where}.{key} is not a matplotlib rcParam{near}") from error
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{where}.{key} = {value!r}: {error}") from error
-
-
-def _check_binding(name: str, media: object) -> None:
-    if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name):
-        raise SandboxError(f"binding {name!r} is no Python identifier")
-    if type(media) is not Media:
-        raise SandboxError(f"binding {name!r} is a {type(media).__name__}, wants a Media")
-    if media.kind != "image":
-        raise SandboxError(f"binding {name!r} is a {media.kind}; this sandbox binds images only")
-    if media.source is None:
-        raise SandboxError(f"binding {name!r} has no source to take its pixels from")
-    if isinstance(media.source, bytes):
-        want = 3 * media.width * media.height
-        if len(media.source) != want:
-            found = len(media.source)
-            raise SandboxError(f"binding {name!r} has {found} bytes of pixels, wants {want}")

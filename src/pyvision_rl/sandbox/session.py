@@ -127,6 +127,7 @@ class ZygoteSession:
         )
         self._child: Child | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._paused = False
         self._cells = 0
         self._past = _Past(dict(bindings), self._next, 0)
         self._owed: tuple[tuple[str, ExecStatus], ...] = ()
@@ -155,7 +156,7 @@ class ZygoteSession:
             if self._closed:
                 raise SandboxError("the session was closed while its code ran")
             if self._child is not None:
-                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._child.pause)
+                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._pause)
             return execution
 
     async def fork(self) -> ZygoteSession:
@@ -186,16 +187,26 @@ class ZygoteSession:
     async def close(self) -> None:
         """End the session's process and all it started. Idempotent."""
         self._closed = True
-        self._wake()
+        if self._idle is not None:
+            self._idle.cancel()
         self._home.forget(self)
         child, self._child = self._child, None
         if child is not None:
             await child.end()
 
+    def _pause(self) -> None:
+        self._idle = None
+        if self._child is not None:
+            self._child.pause()
+            self._paused = True
+
     def _wake(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
+        if self._paused and self._child is not None:
+            self._child.resume()
+        self._paused = False
 
     async def _run(self, code: str) -> Execution:
         self._wake()
@@ -205,8 +216,6 @@ class ZygoteSession:
             self._past = self._state()
             self._child = await self._home.spawn(self._bindings, self._limits)
             await self._start(self._child)
-        else:
-            self._child.resume()
         for again, status in self._owed:
             found = (await self._cell(self._child, again)).status
             if found is not status:
@@ -283,7 +292,8 @@ class ZygoteSession:
                 await exchange.ask(head, blobs, tuple(by_file.values()))
                 await exchange.over
         except (protocol.Violation, protocol.Ended, OSError, TimeoutError) as error:
-            raise SandboxError(f"a session did not start: {error!r}") from error
+            why = child.fault or repr(error)
+            raise SandboxError(f"a session did not start: {why}") from error
         finally:
             exchange.close()
         if exchange.replies.flags:

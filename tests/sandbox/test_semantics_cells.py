@@ -154,6 +154,13 @@ def test_string_hashes_are_the_same_in_every_zygote(bench: Bench) -> None:
     assert bench.cell(code).output == want.stdout
 
 
+def test_code_recurses_equally_deep_in_every_session(bench: Bench) -> None:
+    code = "def f(n): return f(n + 1)\nf(0)"
+    cells = [cell for _ in range(4) for cell in bench.cells(code, code)]
+    assert len({cell.error.replace("<cell 2>", "<cell 1>") for cell in cells}) == 1
+    assert int(cells[0].error.split(" earlier calls")[0].split()[-1]) > 950
+
+
 def test_sessions_do_not_see_each_other(bench: Bench) -> None:
     bench.cell("x = 1\nnp.pi = 3\nopen('note.txt', 'w').write('x')")
     code = "import os\n'x' in globals(), np.pi == 3, os.listdir()"

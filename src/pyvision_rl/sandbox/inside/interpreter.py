@@ -45,7 +45,7 @@ _parse, _signal, _sigmask, _setrlimit = (
 )
 _UNBLOCK, _SIGINT, _AS = signal.SIG_UNBLOCK, signal.SIGINT, resource.RLIMIT_AS
 
-RECURSION = 1000 - 6
+RECURSION = 1000 - 8
 """Calls that a session may nest, on top of those that lead to ``Interpreter.serve``."""
 RESERVE_MB = 32
 """Address space beyond the limit that lets a cell which ran out of memory say so."""

@@ -87,7 +87,7 @@ async def start(setup: Setup, folder: Path) -> tuple[ZygoteProcess, Level, dict[
             "figure": setup.figure,
             "preload": setup.preload,
             "path": libraries,
-            "paths": readable_paths(libraries, fonts),
+            "paths": readable_paths(libraries),
         }
         try:
             async with asyncio.timeout(START_S):
@@ -191,9 +191,9 @@ def library_path(names: tuple[str, ...]) -> list[str]:
     return [*on_path, *sorted(needed.difference(on_path))]
 
 
-def readable_paths(libraries: list[str], fonts: Path) -> list[str]:
+def readable_paths(libraries: list[str]) -> list[str]:
     """Return what an isolated interpreter must be able to read."""
-    paths = [*SYSTEM.split(), *libraries, str(fonts)]
+    paths = [*SYSTEM.split(), *libraries]
     paths += [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
     paths += [f"{sys.base_prefix}/lib", *os.environ.get("LD_LIBRARY_PATH", "").split(":")]
     # A link is shown as a link: what it leads to must be there too.

@@ -41,6 +41,7 @@ class Over(Enum):
     WALL = "time"
     CPU = "computing time"
     MEMORY = "memory"
+    THREADS = "threads"
 
 
 class RunningCell:
@@ -311,6 +312,10 @@ class ZygoteSession:
                 await self._kill(child, exchange)
                 why = f"it used more than {self._limits.memory_mb} MB of memory"
                 return ExecStatus.OOM, f"the interpreter was killed, because {why}; {LOST}"
+            if over is Over.THREADS:
+                await self._kill(child, exchange)
+                why = "killed, because it started too many threads"
+                return ExecStatus.KILLED, f"the interpreter was {why}; {LOST}"
             if over is not None:
                 child.signal(signal.SIGINT)
                 if not await _first(exchange.over, child.exited, self._limits.grace_s):

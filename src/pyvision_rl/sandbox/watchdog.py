@@ -17,6 +17,8 @@ PERIOD_S = 0.05
 SLACK_BYTES = 128 * 2**20
 """Beyond the limit: the limit on address space ends in a MemoryError, which keeps the variables,
 and is to come first. Pages that were mapped before a session began are counted here only."""
+MAX_THREADS = 64
+"""Of a session. A session with a user of its own cannot start more; others are stopped here."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -28,6 +30,7 @@ class Usage:
     cpu_s: float
     """Of all its threads, those that ended included."""
     resident_bytes: int
+    num_threads: int
 
 
 class Watchdog:
@@ -72,7 +75,8 @@ def measure(pid: int) -> Usage | None:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return Usage((int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE)
+    cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS
+    return Usage(cpu_s, int(fields[21]) * _PAGE, int(fields[17]))
 
 
 def _judge(cell: RunningCell, before: Usage, now: Usage) -> None:
@@ -81,3 +85,5 @@ def _judge(cell: RunningCell, before: Usage, now: Usage) -> None:
         cell.over(Over.CPU)
     elif now.resident_bytes - before.resident_bytes > limits.memory_mb * 2**20 + SLACK_BYTES:
         cell.over(Over.MEMORY)
+    elif now.num_threads > MAX_THREADS:
+        cell.over(Over.THREADS)

@@ -74,8 +74,9 @@ class Jail:
         self.users = _users() if plan.level != UNSAFE else 0
         """The first user id of sessions; 0 where they cannot have users of their own."""
         self._reads = bool(self.users) and not _readable(readable, self.users)
+        self._count_alone = plan.namespaced and not self.users and self._proc and os.geteuid() != 0
         self._tasks = rlimits.SESSION_TASKS
-        if not self.users:
+        if not self.users and not self._count_alone:
             self._tasks = rlimits.EXTRA_TASKS + (0 if plan.namespaced else rlimits.user_tasks())
         self._ruleset = _ruleset(plan) if plan.landlocked else -1
         self._filter = b""
@@ -122,6 +123,8 @@ class Jail:
         user = self.users + number % USERS if self.users else None
         if plan.namespaced:
             namespaces.private(scratch_mb, uid=user, proc=self._proc)
+            if self._count_alone:
+                namespaces.count_alone()
             home = namespaces.SCRATCH
         elif plan.level == LL:
             home = "/"

@@ -33,12 +33,25 @@ def leave() -> bool:
         with contextlib.suppress(OSError):
             kernel.unshare(kernel.NEWPID)
             return False
+    _leave_users(kernel.NEWPID)
+    return True
+
+
+def count_alone() -> None:
+    """Enter a user namespace of its own: what this process starts is counted for it alone.
+
+    Raises:
+        OSError: The kernel refuses it.
+    """
+    _leave_users(0)
+
+
+def _leave_users(more: int) -> None:
     uid, gid = os.geteuid(), os.getegid()
-    kernel.unshare(kernel.NEWUSER | kernel.NEWPID)
+    kernel.unshare(kernel.NEWUSER | more)
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{_USER} {uid} 1")
     _write("/proc/self/gid_map", f"{_USER} {gid} 1")
-    return True
 
 
 def enter() -> None:
@@ -71,7 +84,8 @@ def build_root(place: str, paths: list[str]) -> bool:
             kernel.mount(device, place + device, None, kernel.BIND)
     for folder in ("/proc", SCRATCH):
         os.makedirs(place + folder, exist_ok=True)  # noqa: PTH103
-    os.symlink(SCRATCH, place + "/tmp")  # noqa: PTH211
+    with contextlib.suppress(FileExistsError):  # when the interpreter itself lies there
+        os.symlink(SCRATCH, place + "/tmp")  # noqa: PTH211
     proc = True
     try:
         mount_proc(place + "/proc")

@@ -277,7 +277,8 @@ def check(execution: Execution, want: Expect) -> None:
 def check_next(attacked: Execution, after: Execution) -> None:
     """The cell after an attack is served, with the variables kept or, as announced, lost."""
     want = "fresh\n" if attacked.state_lost else "kept\n"
-    assert (after.status, after.output, after.error) == (ExecStatus.OK, want, "")
+    said = f"the next cell: {after.status}: output {after.output!r}, error {after.error!r}"
+    assert (after.status, after.output, after.error) == (ExecStatus.OK, want, ""), said
 
 
 def loud(level: str) -> AbstractContextManager[Any]:

@@ -188,7 +188,8 @@ OUTPUT = (
         "031a",
         "recursion_without_limit",
         "sys.setrecursionlimit(10**8)\ndef f(): f()\nf()",
-        Expect((ExecStatus.RAISED, ExecStatus.DIED), error="MemoryError|RecursionError|SIGSEGV"),
+        # Python 3.11 says SystemError where it finds no memory for a frame.
+        raised("MemoryError|SystemError|RecursionError"),
         limits={"memory_mb": 64},
         no_control="the same everywhere: it ends the interpreter that runs it",
     ),

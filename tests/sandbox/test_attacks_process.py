@@ -203,9 +203,18 @@ BOUNDS = (
                 thread = threading.Thread(target=time.sleep, args=(99,), daemon=True)
                 thread.start()
                 started.append(thread)
+            time.sleep(0.5)
         attempt(start)
         """,
         words("RuntimeError"),
+        # All sessions of an ordinary user share one limit on threads: the watchdog sees to it.
+        at={
+            "ll": Expect(
+                (ExecStatus.OK, ExecStatus.KILLED),
+                error="^$|too many threads",
+                output="^(RuntimeError\n)?$",
+            )
+        },
         control=DONE,
         root=True,
         limits={"memory_mb": 16_384},

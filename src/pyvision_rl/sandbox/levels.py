@@ -8,6 +8,7 @@ silently: without isolation nothing runs unless ``sandbox.allow_unsafe`` says so
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pyvision_rl.errors import ConfigError, SandboxError
@@ -40,6 +41,26 @@ UNSAFE_REMEDY = (
     "sandbox.allow_unsafe = true runs model code without isolation, with this user's rights; "
     "do that only where there is nothing to lose"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What holds a session of one zygote."""
+
+    level: Level
+    missing: Mapping[str, str]
+    """For each wall why it cannot be put up here; an empty text if it can."""
+    tried: tuple[str, ...] = ()
+    """Attacks that a session of this zygote tried in vain."""
+
+    def __str__(self) -> str:
+        """The walls in one line, and those that are not there with the reason."""
+        lacks = [
+            f"no {wall} ({self.missing[wall] or 'not asked for'})"
+            for wall in WALLS["full"]
+            if wall not in WALLS[self.level]
+        ]
+        return f"{self.level}: " + ", ".join([*WALLS[self.level], "resource limits", *lacks])
 
 
 class UnsafeSandboxWarning(UserWarning):
@@ -79,11 +100,3 @@ def choose(wanted: str, allow_unsafe: bool, missing: Mapping[str, str]) -> Level
     raise SandboxError(
         f"the sandbox refuses to start: {what}\n" + "\n".join([*lines, f"  {UNSAFE_REMEDY}"])
     )
-
-
-def describe(level: Level, missing: Mapping[str, str]) -> str:
-    """Return a level in one line: its walls, and those that it lacks with the reason."""
-    walls = [*WALLS[level], "resource limits"]
-    lacks = [f"no {wall} ({missing[wall] or 'not asked for'})" for wall in WALLS["full"]]
-    kept = [text for wall, text in zip(WALLS["full"], lacks, strict=True) if wall not in walls]
-    return f"{level}: " + ", ".join([*walls, *kept])

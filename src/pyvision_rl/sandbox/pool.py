@@ -89,10 +89,8 @@ class ZygoteSandbox:
         self.watch, self.unwatch = self._watchdog.watch, self._watchdog.unwatch
         self._starting = asyncio.Lock()
         self._zygote: ZygoteProcess | None = None
-        self.level: levels.Level | None = None
-        """The level in force, once a zygote runs."""
-        self.walls: dict[str, str] = {}
-        """For each wall why it cannot be put up here; an empty text if it can."""
+        self._isolation: levels.Isolation | None = None
+        """Of the latest zygote."""
         self._ready: deque[Child] = deque()
         self._refill: asyncio.Task[None] | None = None
         self._groups: OrderedDict[Key, Group] = OrderedDict()
@@ -146,6 +144,16 @@ class ZygoteSandbox:
                 self._zygote = None
             while self._folders:
                 await asyncio.to_thread(shutil.rmtree, self._folders.pop(), ignore_errors=True)
+
+    async def isolate(self) -> levels.Isolation:
+        """Return what holds the sessions; starts a zygote if none runs.
+
+        Raises:
+            SandboxError: None can be started at an allowed level, or isolation does not hold.
+        """
+        await self.start()
+        assert self._isolation is not None
+        return self._isolation
 
     async def start(self) -> ZygoteProcess:
         """Return the zygote; one that died is replaced first.
@@ -210,16 +218,15 @@ class ZygoteSandbox:
             preload=launch.installed(launch.EXTRAS) if preload is None else preload,
         )
         self._folders.append(Path(tempfile.mkdtemp(prefix="pyvision-rl-")))
-        zygote, self.level, self.walls = await launch.start(setup, self._folders[-1])
-        if self.level == "unsafe":
-            warnings.warn(
-                f"model code runs WITHOUT ISOLATION: {levels.describe(self.level, self.walls)}",
-                levels.UnsafeSandboxWarning,
-                stacklevel=2,
-            )
+        zygote, level, walls = await launch.start(setup, self._folders[-1])
+        self._isolation = levels.Isolation(level, walls)
+        if level == "unsafe":
+            text = f"model code runs WITHOUT ISOLATION: {self._isolation}"
+            warnings.warn(text, levels.UnsafeSandboxWarning, stacklevel=2)
             return zygote
         try:
-            await self_check(zygote.spawn, self.level)
+            tried = await self_check(zygote.spawn, level)
+            self._isolation = levels.Isolation(level, walls, tried)
         except BaseException:
             await zygote.stop()
             raise

@@ -68,15 +68,15 @@ ATTACKS: dict[str, str] = {
     "traces": "refused(NAME, lambda: libc.ptrace(16, DRIVER, None, None))",
     "becomes root": "refused(NAME, lambda: os.setresuid(0, 0, 0))",
     "has secrets in its environment": "holds(NAME, set(os.environ) <= ENVIRONMENT)",
-    "can gain rights": "holds(NAME, libc.prctl(39, 0, 0, 0, 0) == 1)",
-    "has no filter of system calls": "holds(NAME, libc.prctl(21, 0, 0, 0, 0) == 2)",
+    "could gain rights": "holds(NAME, libc.prctl(39, 0, 0, 0, 0) == 1)",
+    "runs without a filter of system calls": "holds(NAME, libc.prctl(21, 0, 0, 0, 0) == 2)",
     "has capabilities": (
         # But to read, where only root can read the interpreter.
         "sets = (ctypes.c_uint * 6)()\n"
         "libc.capget((ctypes.c_uint * 2)(0x20080522, 0), sets)\n"
         "holds(NAME, {*sets[:2]} <= {0, 4} and not any(sets[2:]))"
     ),
-    "holds open files": (
+    "inherits open files": (
         "def is_open(fd):\n"
         "    try: return bool(os.fstat(fd))\n"
         "    except OSError: return False\n"
@@ -110,8 +110,8 @@ class _Home:
     adopt = forget
 
 
-async def self_check(spawn: Callable[[int], Awaitable[Child]], level: Level) -> None:
-    """Run the attacks in a session of their own.
+async def self_check(spawn: Callable[[int], Awaitable[Child]], level: Level) -> tuple[str, ...]:
+    """Run the attacks in a session of their own; return what was tried and did not succeed.
 
     Args:
         spawn: Forks a child with a scratch folder of so many MB.
@@ -149,6 +149,7 @@ async def self_check(spawn: Callable[[int], Awaitable[Child]], level: Level) -> 
             f"The self-check of a session that {'; '.join(found)} got through. Choose another "
             f"sandbox.level, and report this: every wall was said to be up"
         )
+    return tuple(attacks)
 
 
 def _code(attacks: Mapping[str, str], folder: str, word: str) -> str:

@@ -213,8 +213,11 @@ class Arena:
         given = {**self.facts, **more}
         return PRELUDE + "\n".join(f"{name} = {value!r}" for name, value in given.items())
 
-    async def session(self, *codes: str, seed: int = 0, **changes: Any) -> list[Execution]:
-        session = await self.sandbox.open({"image_clue_0": picture()}, limits(**changes), seed)
+    async def session(
+        self, *codes: str, seed: int = 0, media: Media | None = None, **changes: Any
+    ) -> list[Execution]:
+        bindings = {"image_clue_0": media or picture()}
+        session = await self.sandbox.open(bindings, limits(**changes), seed)
         try:
             return [await session.run(textwrap.dedent(code)) for code in codes]
         finally:

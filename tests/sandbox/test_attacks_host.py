@@ -131,14 +131,18 @@ def test_attack_097_many_sessions_leave_nothing_behind(arena: Arena) -> None:
     assert traces(arena.sandbox.pid, arena.folder) == before
 
 
-def test_attack_098_patches_of_one_session_are_unknown_to_the_next(arena: Arena) -> None:
+@pytest.mark.parametrize("size", [(40, 30), (700, 500)], ids=["small", "large"])
+def test_attack_098_patches_of_one_session_are_unknown_to_the_next(
+    arena: Arena, size: tuple[int, int]
+) -> None:
+    media = picture(*size)
     code = """
     import json, math, os, random, sys
     np.pi = 3; np.zeros = plt.show = plt.imshow = Image.open = math.sqrt = None
     json.dumps = random.random = os.getcwd = None
     plt.rcParams["figure.figsize"] = (1, 1)
     sys.path.insert(0, "/nowhere"); os.environ["PATCHED"] = "1"
-    image_clue_0.paste(0, (0, 0, 40, 30))
+    image_clue_0.paste(0, (0, 0, *image_clue_0.size))
     patched = True
     print("PATCHED")
     import builtins
@@ -152,11 +156,11 @@ def test_attack_098_patches_of_one_session_are_unknown_to_the_next(arena: Arena)
     image_clue_0
     """
     for _ in range(3):  # from the zygote, then from the group that holds the image
-        [patched] = arena.cells(code)
+        [patched] = arena.cells(code, media=media)
         assert (patched.output, patched.error) == ("PATCHED\n", "")
-        [after] = arena.cells(look)
+        [after] = arena.cells(look, media=media)
         assert after.output == "False False False False False False\n"
-        assert after.images == (picture(),)
+        assert after.images == (media,)
 
 
 def test_attack_100_equal_seeds_and_code_give_equal_pixels(arena: Arena) -> None:

@@ -215,8 +215,7 @@ BOUNDS = (
                 output="^(RuntimeError\n)?$",
             )
         },
-        control=DONE,
-        root=True,
+        no_control="the watchdog bounds threads without isolation too",
         limits={"memory_mb": 16_384},
     ),
     Attack(

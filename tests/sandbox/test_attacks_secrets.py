@@ -20,6 +20,8 @@ from pyvision_rl.errors import SandboxError
 from pyvision_rl.types import ExecStatus, Gold, Media, Task, TaskInput
 
 GOLD = "gold-answer-93b1e7d4"
+LARGE = picture(700, 500)
+"""Larger than what is sent as bytes."""
 SEARCH = """
 import gc, re
 BUFFER = bytearray(2**20 + 64)
@@ -183,8 +185,9 @@ def test_attack_066_a_subclass_of_media_that_carries_gold_is_refused(arena: Aren
         arena.runner.run(arena.sandbox.open({"image_clue_0": marked}, limits(), 0))
 
 
-def test_attack_061_given_files_opened_again_for_writing(arena: Arena) -> None:
-    # Images come as pixels: nothing that is given could be changed for others.
+@pytest.mark.parametrize("media", [picture(), LARGE], ids=["small", "large"])
+def test_attack_061_given_files_opened_again_for_writing(arena: Arena, media: Media) -> None:
+    # Large images come in sealed files, which are closed before code runs.
     code = """
     for fd in range(3, 1024):
         try:
@@ -200,7 +203,7 @@ def test_attack_061_given_files_opened_again_for_writing(arena: Arena) -> None:
     print("END")
     """
     for _ in range(3):  # from the zygote, and from the group that holds the image
-        [result] = arena.cells(arena.preamble() + textwrap.dedent(code))
+        [result] = arena.cells(arena.preamble() + textwrap.dedent(code), media=media)
         assert result.error == ""
         assert "DONE" not in result.output.split()
 
@@ -244,7 +247,8 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_attack_065_descriptors(arena: Arena) -> None:
+@pytest.mark.parametrize("media", [picture(), LARGE], ids=["small", "large"])
+def test_attack_065_descriptors(arena: Arena, media: Media) -> None:
     code = """
     import stat
     for fd in range(1024):
@@ -255,7 +259,7 @@ def test_attack_065_descriptors(arena: Arena) -> None:
         print(fd if fd < 3 else "", stat.filemode(mode)[0])
     """
     for _ in range(3):
-        [result] = arena.cells(arena.preamble() + textwrap.dedent(code))
+        [result] = arena.cells(arena.preamble() + textwrap.dedent(code), media=media)
         lines = [line.strip() for line in result.output.splitlines()]
         assert lines[:3] == ["0 c", "1 c", "2 c"]
         assert lines[3:] == ["s"], "more than the one socket is open"

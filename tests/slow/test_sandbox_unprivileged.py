@@ -1,6 +1,7 @@
 """The attack suite as a user without any rights.
 
-Run it with ``pytest -m slow tests/slow/test_sandbox_unprivileged.py``; it takes some minutes. Root copies the package and its tests to a folder that everybody can read, makes the interpreter
+Run it with ``pytest -m slow tests/slow/test_sandbox_unprivileged.py``; it takes some minutes. Root
+copies the package and its tests to a folder that everybody can read, makes the interpreter
 readable in a mount namespace of its own (a home may be 0700), and runs the suite there as nobody.
 Who is not root runs ``tests/sandbox`` itself.
 """

@@ -234,6 +234,10 @@ AXES = SandboxLimits(
         (CROP + "fig, ax = plt.subplots(); ax.imshow(c); fig", BOX),
         ("plt.imshow(image_clue_0); plt.xlim(40, 240); plt.ylim(180, 30)", BOX),
         ("from PIL import ImageOps\nImageOps.crop(image_clue_0, 30).show()", (30, 30, 370, 270)),
+        ("plt.imshow(np.asarray(image_clue_0)[30:180, 40:240])", BOX),
+        ("a = np.array(image_clue_0)[10:]; plt.imshow(a[20:170, 40:240])", BOX),
+        ("Image.fromarray(np.array(image_clue_0)[30:180, 40:240]).show()", BOX),
+        ("plt.imshow(np.array(image_clue_0))", (0, 0, 400, 300)),
     ],
 )
 @pytest.mark.parametrize("limits", [LIMITS, AXES], ids=["bare", "axes"])
@@ -275,6 +279,12 @@ def test_a_picture_that_does_not_show_the_part_is_not_verified(bench: Bench, cod
         "Image.new('RGB', (9, 9)).show()",
         "c.rotate(20).show()",
         "Image.fromarray(np.asarray(c)).show()",
+        "plt.imshow(np.asarray(image_clue_0)[::2, ::2])",
+        "plt.imshow(np.asarray(image_clue_0)[..., ::-1])",
+        "plt.imshow(np.zeros((3, 4, 3), np.uint8))",
+        "plt.imshow(np.asfortranarray(np.asarray(image_clue_0))[5:9, 5:9])",
+        "plt.imshow(255 - np.asarray(image_clue_0)[30:180, 40:240])",
+        "plt.imshow(np.asarray(image_clue_0).transpose(1, 0, 2))",
         "fig, axes = plt.subplots(1, 2); axes[0].imshow(c); axes[1].imshow(c)",
         "plt.plot([1, 2])",
         "plt.imshow(c, origin='lower')",

@@ -1,18 +1,21 @@
 """Where pictures come from: bound images are tagged, and what is cut from them keeps the tag.
 
 A tag is ``(binding, left, top, right, bottom)`` in pixels of the bound image, kept as an attribute
-of a PIL image. Crops compose, resizing and conversion keep the box, anything else loses it. A
-figure's only image passes its tag on to the figure. All of this is open to model code and decides
-nothing: the driver compares the pixels. Loaded by the child only; imports nothing of ours.
+of a PIL image. Crops compose, resizing and conversion keep the box, anything else loses it. An
+array that is shown is recognised when it is a slice of a bound image's pixels. A figure's only
+image passes its tag on to the figure. All of this is open to model code and decides nothing: the
+driver compares the pixels. Loaded by the child only; imports nothing of ours.
 """
 
 from __future__ import annotations
 
 import builtins
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
@@ -24,6 +27,7 @@ __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 Tag: TypeAlias = tuple[str, float, float, float, float]
 _TAG = "_pvrl_tag"
+_BOUND: dict[str, weakref.ref[Image.Image]] = {}
 _FAR = 2**30
 """Beyond every coordinate; a frame holds 32 bits."""
 
@@ -31,6 +35,7 @@ _FAR = 2**30
 def tag(image: Image.Image, name: str) -> None:
     """Note that the image is the binding ``name``."""
     image.__dict__[_TAG] = (name, 0, 0, *image.size)
+    _BOUND[name] = weakref.ref(image)
 
 
 def image_note(image: Image.Image) -> Note | None:
@@ -70,16 +75,27 @@ def install() -> None:
     _carry("resize", lambda self, size, resample=None, box=None, *rest, **options: box)
     _carry("copy", lambda self: None)
     _carry("convert", lambda self, *args, **options: None)
-    set_data = AxesImage.set_data
+    set_data, from_array = AxesImage.set_data, Image.fromarray
 
     @functools.wraps(set_data)
     def tagged(self: Any, A: Any) -> None:
         set_data(self, A)
-        found = A.__dict__.get(_TAG) if isinstance(A, Image.Image) else None
+        found = A.__dict__.get(_TAG) if isinstance(A, Image.Image) else _slice_tag(A)
         if found is not None:
             self.__dict__[_TAG] = found
         else:
             self.__dict__.pop(_TAG, None)
+
+    @functools.wraps(from_array)
+    def made(obj: Any, *args: Any, **kwargs: Any) -> Image.Image:
+        image = from_array(obj, *args, **kwargs)
+        found = _slice_tag(obj)
+        if found is not None:
+            image.__dict__[_TAG] = found
+        return image
+
+    images: Any = Image
+    images.fromarray = made
 
     artist: Any = AxesImage
     artist.set_data = tagged
@@ -106,6 +122,29 @@ def _carry(method: str, box_of: Callable[..., Any]) -> None:
         return made
 
     setattr(image_class, method, carrying)
+
+
+def _slice_tag(array: Any) -> Tag | None:
+    """The tag of an array that is a piece of the pixels of a bound image, step 1 each way."""
+    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype != np.uint8:
+        return None
+    whole = array
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    if whole.ndim != 3 or array.strides != whole.strides or not whole.flags.c_contiguous:
+        return None
+    start = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+    top, left = start // whole.strides[0], start % whole.strides[0] // whole.strides[1]
+    high, wide = array.shape[:2]
+    if not array.size or start < 0 or left + wide > whole.shape[1] or top + high > whole.shape[0]:
+        return None
+    for name, find in _BOUND.items():
+        image = find()
+        if image is not None and image.size == whole.shape[1::-1] and image.mode == "RGB":
+            ends = [(x, y) for x in (left, left + wide - 1) for y in (top, top + high - 1)]
+            if all(image.getpixel(end) == tuple(whole[end[1], end[0]].tolist()) for end in ends):
+                return (name, left, top, left + wide, top + high)
+    return None
 
 
 def _inner(box: Any, part: list[float]) -> tuple[float, float, float, float]:

@@ -36,6 +36,28 @@ def test_slow_words_of_the_model_count_as_its_time(bench: Bench, code: str) -> N
     assert (result.status, result.state_lost) == (ExecStatus.TIMEOUT, False)
 
 
+def test_computing_is_limited_apart_from_waiting(bench: Bench) -> None:
+    limits = SandboxLimits(cpu_s=0.3, wall_s=30, grace_s=0.5)
+    busy = "import threading\nx = 1\ndef f():\n    while True: pass\n"
+    cells = bench.cells(
+        "import time; time.sleep(1); 'waited'",
+        busy + "f()",
+        busy + "threading.Thread(target=f, daemon=True).start(); time.sleep(20)",
+        "x",
+        "sum(range(10**12))",
+        limits=limits,
+    )
+    assert [cell.status for cell in cells] == [
+        ExecStatus.OK,
+        ExecStatus.TIMEOUT,
+        ExecStatus.TIMEOUT,
+        ExecStatus.OK,
+        ExecStatus.KILLED,
+    ]
+    assert "stopped after 0.3 s (the computing time limit); variables are kept" in cells[1].error
+    assert cells[3].output == "1\n"
+
+
 def test_an_interrupt_sent_by_the_code_itself_is_an_error(bench: Bench) -> None:
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass"
     result = bench.cell(code)

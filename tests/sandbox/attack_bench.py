@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import dataclasses
 import os
 import re
 import shutil
@@ -55,9 +54,7 @@ AFTER = "print('kept' if globals().get('keep') == 42 else 'fresh')"
 
 
 def limits(**changes: Any) -> SandboxLimits:
-    known = {item.name for item in dataclasses.fields(SandboxLimits)}
-    wanted = {**LIMITS, **changes}
-    return SandboxLimits(**{name: value for name, value in wanted.items() if name in known})
+    return SandboxLimits(**{**LIMITS, **changes})
 
 
 def picture(width: int = 40, height: int = 30, seed: int = 7) -> Media:
@@ -67,10 +64,14 @@ def picture(width: int = 40, height: int = 30, seed: int = 7) -> Media:
 
 def make_sandbox(level: str, **changes: Any) -> Sandbox:
     """A sandbox at one level, with the libraries of every session and no more."""
-    wanted = {"level": level, "allow_unsafe": level == "unsafe", "max_running": 4, **changes}
-    known = SandboxConfig.model_fields
-    assert level == "unsafe" or "level" in known, "this package knows no levels yet"
-    config = SandboxConfig(**{name: value for name, value in wanted.items() if name in known})
+    wanted = {
+        "level": level,
+        "allow_unsafe": level == "unsafe",
+        "max_running": 4,
+        "options": {"preload": ()},
+        **changes,
+    }
+    config = SandboxConfig(**wanted)
     build: Any = resolve(config.name, sandboxes.TABLE, "sandbox.name")
     sandbox: Sandbox = build(config)
     return sandbox
@@ -190,14 +191,19 @@ class Arena:
     """One sandbox at one level, an event loop, and a host to defend."""
 
     def __init__(
-        self, level: str, runner: asyncio.Runner, host: Host, folder: Path | None = None
+        self,
+        level: str,
+        runner: asyncio.Runner,
+        host: Host,
+        folder: Path,
+        **changes: Any,
     ) -> None:
         self.folder = folder
         """Where the sandbox makes its folders."""
         self.level = level
         self.runner = runner
         self.host = host
-        self.sandbox: Any = make_sandbox(level)
+        self.sandbox: Any = make_sandbox(level, **changes)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -291,14 +297,14 @@ def loud(level: str) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def arena_at(level: str) -> Iterator[Arena]:
+def arena_at(level: str, **changes: Any) -> Iterator[Arena]:
     """An arena whose sandbox is running; what is left of it is removed."""
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(Host()) as host,
         asyncio.Runner() as runner,
     ):
-        arena = Arena(level, runner, host, Path(folder))
+        arena = Arena(level, runner, host, Path(folder), **changes)
         try:
             with loud(level), pytest.MonkeyPatch.context() as patch:
                 patch.setattr(tempfile, "tempdir", folder)

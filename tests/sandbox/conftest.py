@@ -23,7 +23,7 @@ def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
         pytest.skip(f"platform: level {level} needs {lacks}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PVRL_CANARY_KEY", CANARY)
-        with arena_at(level) as arena:
+        with arena_at(level, **getattr(request.module, "CONFIG", {})) as arena:
             yield arena
 
 

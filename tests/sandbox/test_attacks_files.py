@@ -68,6 +68,16 @@ READS = (
         paths=(HOST, str(Path.home()), str(ROOT.parent), "/home", "/var", "/srv"),
     ),
     Attack(
+        "052c",
+        "existence",
+        "for path in TARGETS: attempt(os.stat, path)",
+        ABSENT,
+        # Landlock does not cover what stat says: whoever guesses a name learns that it exists.
+        at={"ll": DONE},
+        control=DONE,
+        paths=("{host}/canary.txt", "/etc/passwd", str(ROOT / "pyproject.toml")),
+    ),
+    Attack(
         "057b",
         "way_up",
         """

@@ -54,6 +54,7 @@ OTHERS = (
         "attempt(lambda: raw('process_madvise', os.pidfd_open(ZYGOTE), 0, 0, 20, 0))",
         words("EPERM", "ENOSYS", "ESRCH"),
         control=words("DONE", "EINVAL"),
+        root=True,
     ),
     Attack(
         "073e",
@@ -229,6 +230,24 @@ RIGHTS = (
         "attempt(raw, 'capset', struct.pack('II', 0x20080522, 0), struct.pack('6I', *[1] * 6))",
         DENIED,
         no_control="it changes the session's own process only",
+    ),
+    Attack(
+        "079m",
+        "capabilities_held",
+        """
+        NR["capget"] = 90 if NR is _ARM else 125
+        held = ctypes.create_string_buffer(24)
+        raw("capget", struct.pack("II", 0x20080522, 0), held)
+        effective, permitted, _, *high = struct.unpack("6I", held.raw)
+        print({0: "NONE", 4: "SEARCH"}.get(effective | permitted | high[0] | high[1], "MORE"))
+        print("BOUND" if any(LIBC.prctl(23, k, 0, 0, 0) == 1 for k in range(41)) else "NONE")
+        """,
+        words("NONE"),
+        # Root may have an interpreter that only root can read: 4 is CAP_DAC_READ_SEARCH, which
+        # gives what Landlock allows, and that is the interpreter.
+        at={"ll": words("NONE", "SEARCH")},
+        control=words("MORE", "BOUND"),
+        root=True,
     ),
     Attack(
         "079k",

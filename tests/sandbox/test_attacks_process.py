@@ -9,6 +9,8 @@ from attack_records import DONE, Attack, Expect, died, words
 from pyvision_rl.errors import SandboxError
 from pyvision_rl.types import ExecStatus
 
+CONFIG = {"options": {}}
+"""All libraries preloaded, as in a run: their threads and files would show here."""
 SELF = "it harms its own session only"
 NOBODY = "it would end every process of the machine"
 REACHED = "print('REACHED' if reached else 'NOBODY')"
@@ -33,12 +35,24 @@ ENDS = (
         no_control=SELF,
     ),
     Attack(
-        "038",
+        "038a",
         "kill_itself",
         "os.kill(os.getpid(), 9)\nprint('ALIVE')",
         words("ALIVE"),
         at={"ll": Expect((ExecStatus.OOM, ExecStatus.DIED), error="killed")},
         no_control=SELF,
+    ),
+)
+
+STOPS = (
+    Attack(
+        "038b",
+        "stop_itself",
+        "os.kill(os.getpid(), signal.SIGSTOP)\nprint('ALIVE')",
+        words("ALIVE"),
+        at={"ll": Expect((ExecStatus.KILLED,), error="limit")},
+        no_control=SELF,
+        limits={"wall_s": 0.6, "grace_s": 0.3},
     ),
 )
 
@@ -278,7 +292,7 @@ BOUNDS = (
         control=DONE,
     ),
 )
-ATTACKS = (*ENDS, *SIGNALS, *FORKS, *BOUNDS)
+ATTACKS = (*ENDS, *STOPS, *SIGNALS, *FORKS, *BOUNDS)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.id)

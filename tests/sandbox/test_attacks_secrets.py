@@ -19,6 +19,8 @@ from attack_bench import CANARY, Arena, limits, picture
 from pyvision_rl.errors import SandboxError
 from pyvision_rl.types import ExecStatus, Gold, Media, Task, TaskInput
 
+CONFIG = {"options": {}}
+"""All libraries preloaded, as in a run: their threads and files would show here."""
 GOLD = "gold-answer-93b1e7d4"
 LARGE = picture(700, 500)
 """Larger than what is sent as bytes."""

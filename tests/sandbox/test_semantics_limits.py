@@ -175,17 +175,41 @@ def test_an_output_of_the_length_of_the_limit_is_whole_at_a_kill(bench: Bench) -
     assert (result.status, result.output) == (ExecStatus.KILLED, "a" * 199 + "\n")
 
 
-def test_a_cell_that_ran_out_of_memory_says_so_and_keeps_all(bench: Bench) -> None:
-    code = "x = []\ntry:\n    while True: x.append(bytes(2**20))\nexcept KeyError: pass"
-    full, after, freed = bench.cells(
-        code,
-        "print(len(x) > 50)\nx.append(bytes(2**26))",
-        "del x[:]; len(bytes(2**25))",
+@pytest.mark.parametrize("grow", ["bytes(2**20)", "[0] * 1000", "object()"])
+def test_a_cell_that_ran_out_of_memory_says_so_and_the_next_can_free_it(
+    bench: Bench, grow: str
+) -> None:
+    full, looked, freed, after = bench.cells(
+        f"x = []; y = 5\nwhile True: x.append({grow})",
+        "len(x) > 50",
+        "x.clear()\ndel x\n'freed'",
+        "print(len(bytearray(2**25)), y)\nbytearray(2**27)",
         limits=SandboxLimits(memory_mb=100),
     )
     assert (full.status, "MemoryError" in full.error) == (ExecStatus.RAISED, True)
-    assert (after.output, "MemoryError" in after.error) == ("True\n", True)
-    assert freed.output == "33554432\n"
+    assert "free some" in full.error
+    assert looked.output == "True\n"
+    assert freed.output == "'freed'\n"
+    assert after.output == "33554432 5\n"
+    assert (after.status, after.error.endswith("MemoryError")) == (ExecStatus.RAISED, True)
+
+
+def test_a_session_without_any_memory_is_ended_and_says_so(bench: Bench) -> None:
+    grow = "while True: x.append([0] * 1000)"
+    full, spent, after = bench.cells(
+        "x = []\n" + grow, "print('on')\n" + grow, "1", limits=SandboxLimits(memory_mb=100)
+    )
+    assert full.status is ExecStatus.RAISED
+    assert (spent.status, spent.state_lost, spent.output) == (ExecStatus.OOM, True, "on\n")
+    assert "no memory was left to go on with" in spent.error
+    assert after.output == "1\n"
+
+
+def test_memory_that_the_code_keeps_and_hides_ends_no_session(bench: Bench) -> None:
+    hide = "x = []\ntry:\n    while True: x.append([0] * 1000)\nexcept MemoryError: print('m')"
+    cells = bench.cells(hide, "y = 1", "x.clear()", "len(x)", limits=SandboxLimits(memory_mb=100))
+    assert cells[0].output == "m\n"
+    assert {cell.status for cell in cells[2:]} == {ExecStatus.OK}
 
 
 def test_threads_of_a_cell_stand_still_between_cells(bench: Bench) -> None:

@@ -80,6 +80,10 @@ class Home(Protocol):
         """Stop measuring a cell."""
         ...
 
+    def notice(self, code: str) -> None:
+        """Take note of code that is about to run."""
+        ...
+
     def adopt(self, session: ZygoteSession) -> None:
         """Take a session that was not opened here; it is closed with the others."""
         ...
@@ -233,6 +237,7 @@ class ZygoteSession:
     async def _cell(self, child: Child, code: str) -> Execution:
         """Run one cell in a child that has started."""
         self._cells += 1
+        self._home.notice(code)
         loop = asyncio.get_running_loop()
         cell = RunningCell(child, self._limits)
         exchange = Exchange(child.sock, self._caps)
@@ -336,6 +341,9 @@ class ZygoteSession:
 
     def _judge(self, replies: Replies, over: Over | None) -> tuple[ExecStatus, str]:
         """What a whole answer says."""
+        if replies.flags & protocol.SPENT:
+            why = "the interpreter was ended, because no memory was left to go on with"
+            return ExecStatus.OOM, f"{replies.error}\n{why}; {LOST}".lstrip()
         if over is not None and replies.flags & protocol.INTERRUPTED:
             why = f"{self._stopped(over)}; variables are kept"
             return ExecStatus.TIMEOUT, f"{replies.error}\n{why}".lstrip()

@@ -16,7 +16,6 @@ import mmap
 import os
 import random
 import re
-import resource
 import signal
 import socket
 import sys
@@ -30,6 +29,7 @@ from PIL import Image
 
 from . import capture, display, notes, protocol
 from .capture import CAPTURE
+from .memory import Memory
 from .output import Output, Wire
 from .protocol import Note
 from .tracebacks import describe, explain
@@ -37,18 +37,11 @@ from .tracebacks import describe, explain
 # A copy for this file's functions: model code may change or empty the original.
 __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 # Bound now, for the same reason.
-_parse, _signal, _sigmask, _setrlimit = (
-    ast.parse,
-    signal.signal,
-    signal.pthread_sigmask,
-    resource.setrlimit,
-)
-_UNBLOCK, _SIGINT, _AS = signal.SIG_UNBLOCK, signal.SIGINT, resource.RLIMIT_AS
+_parse, _signal, _sigmask = ast.parse, signal.signal, signal.pthread_sigmask
+_UNBLOCK, _SIGINT = signal.SIG_UNBLOCK, signal.SIGINT
 
 RECURSION = 1000 - 8
 """Calls that a session may nest, on top of those that lead to ``Interpreter.serve``."""
-RESERVE_MB = 32
-"""Address space beyond the limit that lets a cell which ran out of memory say so."""
 
 
 def install(figure: dict[str, Any]) -> None:
@@ -74,10 +67,7 @@ class Interpreter:
         self.wire = Wire()
         self.output = Output(self.wire)
         self.error_chars = protocol.MIN_CHARS
-        self._mapped = _mapped()
-        self._limit = self._most = resource.RLIM_INFINITY
-        """Bytes of address space: while a cell runs, and after one that found no more."""
-        self._starved = False
+        self._memory = Memory()
         self._armed = False
         self._interrupted = False
 
@@ -114,8 +104,8 @@ class Interpreter:
             else:
                 raised, error = self.run(head["code"], head["number"])
                 flags = protocol.RAISED * raised | protocol.INTERRUPTED * self._interrupted
-            output = self.output
-            self.wire.end(protocol.done(request, flags, output.total, output.tail(), error))
+                flags |= protocol.SPENT * self._memory.spent
+            self.wire.end(self._last(request, flags, error))
 
     def bind(self, images: list[list[Any]], blob: memoryview, fds: list[int]) -> None:
         """Put images into the namespace.
@@ -152,19 +142,24 @@ class Interpreter:
             matplotlib.rcParams.update(head["figure"])
         random.seed(head["seed"])
         np.random.seed(head["seed"] % 2**32)
-        self._limit_memory(head["memory_mb"])
+        self._memory.allow(head["memory_mb"])
 
     def run(self, code: str, number: int) -> tuple[bool, str]:
         """Run one cell; return whether it raised, and the traceback."""
+        try:
+            self._memory.begin()
+            return self._run(code, number)
+        except MemoryError:
+            self._armed = False
+            return True, "MemoryError" + self._memory.lend()
+
+    def _run(self, code: str, number: int) -> tuple[bool, str]:
         name = f"<cell {number}>"
         linecache.cache[name] = (len(code), None, code.splitlines(True), name)
         # Set again for each cell: an earlier one may have changed them.
         _signal(_SIGINT, self._interrupt)
         _sigmask(_UNBLOCK, (_SIGINT,))
         sys.stdout = sys.stderr = self.output
-        if self._starved:
-            self._starved = False
-            _setrlimit(_AS, (self._limit, self._most))
         raised, error = False, ""
         try:
             self._armed = True
@@ -187,10 +182,8 @@ class Interpreter:
                 self.output.write(f"[the cell ended with sys.exit({code})]\n")
             CAPTURE.finish(show=True)
         except BaseException as fault:  # noqa: BLE001 - whatever model code raises is its result
-            if isinstance(fault, MemoryError):
-                self._starved = True
-                _setrlimit(_AS, (self._most, self._most))
-            return True, describe(fault, self.error_chars)
+            advice = self._memory.lend() if isinstance(fault, MemoryError) else ""
+            return True, describe(fault, self.error_chars - len(advice)) + advice
         return False, ""
 
     def _execute(self, code: str, name: str) -> None:
@@ -211,6 +204,15 @@ class Interpreter:
             if not code.rstrip().endswith(";"):
                 display.show(value)
 
+    def _last(self, request: int, flags: int, error: str) -> bytes:
+        """The frame that ends an answer."""
+        output = self.output
+        try:
+            return protocol.done(request, flags, output.total, output.tail(), error)
+        except MemoryError:  # the code caught its own, and kept everything
+            self._memory.lend()
+            return protocol.done(request, flags, output.total, "", error)
+
     def _interrupt(self, signum: int, frame: types.FrameType | None) -> None:
         """Stop the running cell, once; between cells do nothing."""
         if self._armed:
@@ -226,14 +228,6 @@ class Interpreter:
         head = protocol.image(wire.request, size, self.output.total, note, len(pixels))
         wire.send(head, pixels)
 
-    def _limit_memory(self, memory_mb: int) -> None:
-        """Allow ``memory_mb`` of address space beyond what was mapped at first."""
-        most = self._mapped + (memory_mb + RESERVE_MB) * 2**20
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        self._most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        self._limit = self._most - RESERVE_MB * 2**20
-        _setrlimit(_AS, (self._limit, self._most))
-
 
 def _depth() -> int:
     """Calls under way as the interpreter counts them: those of C code too."""
@@ -242,12 +236,6 @@ def _depth() -> int:
     except RecursionError as error:  # "... at the recursion depth 9: the limit is too low"
         return int(re.findall(r"depth (\d+)", str(error))[0])
     return 0
-
-
-def _mapped() -> int:
-    """Bytes of address space in use."""
-    with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - as short as the file
-        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _no_input(prompt: object = "", /) -> NoReturn:

@@ -35,9 +35,9 @@ TAIL_HEAD = struct.Struct("!Q")
 """Characters written so far; then the text."""
 DONE_HEAD = struct.Struct("!BQI")
 """Flags, characters written, bytes of the tail; then the tail, then the error."""
-RAISED, INTERRUPTED, FAILED = 1, 2, 4
+RAISED, INTERRUPTED, FAILED, SPENT = 1, 2, 4, 8
 """Flags of DONE: the cell raised; the driver's interrupt was felt while it ran; the request could
-not be carried out, which is not the fault of any cell."""
+not be carried out, which is not the fault of any cell; no memory is left to go on with."""
 
 ERROR_CHARS = 4000
 """A traceback is cut to this, or to the output limit when that is smaller."""

@@ -86,7 +86,7 @@ def test_level_unsafe_needs_leave() -> None:
 def test_an_attack_that_gets_through_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, attack: str, named: str
 ) -> None:
-    from pyvision_rl.sandbox import selfcheck
+    from pyvision_rl.sandbox.inside.attacks import ATTACKS
 
     async def scenario() -> Any:
         sandbox = ZygoteSandbox(SandboxConfig(options={"preload": []}))
@@ -96,7 +96,7 @@ def test_an_attack_that_gets_through_stops_the_start(
             assert sandbox.pid is None
             await sandbox.close()
 
-    monkeypatch.setitem(selfcheck.ATTACKS, "is a test", attack)
+    monkeypatch.setitem(ATTACKS, "is a test", attack)
     with pytest.raises(SandboxError, match="does not hold here") as raised:
         asyncio.run(scenario())
     assert named in str(raised.value)

@@ -27,8 +27,8 @@ from pyvision_rl.config import (
 from pyvision_rl.config_file import load_config, packaged_configs
 from pyvision_rl.errors import ConfigError, RewardError, SandboxError
 from pyvision_rl.rewards.base import Grade
+from pyvision_rl.sandbox.inside.attacks import ATTACKS
 from pyvision_rl.sandbox.levels import UnsafeSandboxWarning
-from pyvision_rl.sandbox.selfcheck import ATTACKS
 from pyvision_rl.types import ExecStatus, Execution, Gold, StopReason, Task, TaskInput
 
 HERE = __name__

@@ -34,7 +34,7 @@ PASSED_ON = ("LD_LIBRARY_PATH",)
 LIBRARIES = ("numpy", "PIL", "matplotlib")
 """What every session has."""
 EXTRAS = ("scipy", "skimage", "cv2", "av")
-"""What is preloaded where it is installed, unless ``sandbox.options.preload`` says otherwise."""
+"""What is loaded when code first imports it, for the sessions after that one."""
 SYSTEM = (
     "/lib /lib32 /lib64 /usr/lib /usr/lib32 /usr/lib64 /usr/local/lib /usr/local/lib64 "
     "/etc/ld.so.cache /etc/localtime /etc/fonts /usr/share/zoneinfo /usr/share/fonts "
@@ -66,9 +66,9 @@ async def start(setup: Setup, folder: Path) -> tuple[ZygoteProcess, Level, dict[
         SandboxError: The level cannot be had, or the process did not get ready; the message ends
             with what it said.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    libraries = library_path((*LIBRARIES, *setup.preload))
+    libraries = library_path((*LIBRARIES, *setup.preload, *installed(EXTRAS)))
     fonts = _font_folder(folder)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs, tempfile.TemporaryFile() as said:
         try:
             process = _launch(theirs.fileno(), folder, fonts, said)
@@ -178,13 +178,13 @@ def library_path(names: tuple[str, ...]) -> list[str]:
     """Return the folders of ``sys.path`` that hold installed packages, in order.
 
     Raises:
-        ConfigError: A package that the zygote preloads is not installed.
+        ConfigError: One of the packages is not installed.
     """
     needed = set()
     for name in names:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
-            raise ConfigError(f'sandbox.name = "zygote" needs {name}, which is not installed')
+            raise ConfigError(f'sandbox.name = "zygote" needs {name}: it is not installed')
         needed.add(str(Path(spec.origin).parent.parent))
     packages = ("site-packages", "dist-packages")
     on_path = [path for path in sys.path if path in needed or Path(path).name in packages]

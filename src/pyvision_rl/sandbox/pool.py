@@ -19,7 +19,7 @@ import contextlib
 import shutil
 import tempfile
 import warnings
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,20 +30,14 @@ from pyvision_rl.errors import SandboxError
 from pyvision_rl.registry import parse_options
 from pyvision_rl.sandbox import launch, levels
 from pyvision_rl.sandbox.base import SandboxLimits
+from pyvision_rl.sandbox.forkers import Forkers
 from pyvision_rl.sandbox.given import check_binding, check_figure
 from pyvision_rl.sandbox.pixels import PixelStore
-from pyvision_rl.sandbox.process import START_S, Child, Forker, Group, ZygoteProcess
+from pyvision_rl.sandbox.process import START_S, Child, Forker, ZygoteProcess
 from pyvision_rl.sandbox.selfcheck import self_check
 from pyvision_rl.sandbox.session import ZygoteSession
 from pyvision_rl.sandbox.watchdog import Watchdog
 from pyvision_rl.types import Media
-
-MAX_GROUP_IMAGES = 16
-_REMEMBERED = 256
-"""Sets of images that were opened once, and wait for a second session."""
-
-Key = tuple[tuple[str, str], ...]
-"""Names and contents of a set of images."""
 
 
 class Options(BaseModel):
@@ -53,9 +47,9 @@ class Options(BaseModel):
 
     branchable: bool = False
     """Whether a live session can be forked."""
-    preload: tuple[str, ...] | None = None
-    """Libraries to load before the first session; None for those of scipy, skimage, cv2 and av
-    that are installed. What is not preloaded can be imported all the same, more slowly."""
+    preload: tuple[str, ...] = ()
+    """Libraries to load before the first session. scipy, skimage, cv2 and av are loaded when code
+    first imports one of them; the sessions after that one find it loaded."""
     ready: int = Field(0, ge=0)
     """Children forked in advance."""
     max_live: int = Field(1024, gt=0)
@@ -71,11 +65,12 @@ class ZygoteSandbox:
         """Check the configuration; no process is started before the first cell.
 
         Raises:
-            ConfigError: An unknown option, level unsafe without leave, or an rcParam that
-                matplotlib does not take.
+            ConfigError: An unknown option, a library that is not installed, level unsafe without
+                leave, or an rcParam that matplotlib does not take.
         """
         self._options = parse_options(Options, config.options, "sandbox.options")
         levels.check_level(config.level, config.allow_unsafe)
+        launch.library_path(self._options.preload)
         check_figure(config.figure, "sandbox.figure")
         self._figure = dict(config.figure)
         self._checked = [self._figure]
@@ -91,10 +86,9 @@ class ZygoteSandbox:
         self._zygote: ZygoteProcess | None = None
         self._isolation: levels.Isolation | None = None
         """Of the latest zygote."""
-        self._ready: deque[Child] = deque()
+        self._ready: deque[tuple[Forker, Child]] = deque()
         self._refill: asyncio.Task[None] | None = None
-        self._groups: OrderedDict[Key, Group] = OrderedDict()
-        self._seen: OrderedDict[Key, None] = OrderedDict()
+        self._forkers: Forkers | None = None
         self._folders: list[Path] = []
         """The working directory of each zygote; one that ends in order removes its own."""
         self._sessions: set[ZygoteSession] = set()
@@ -168,6 +162,10 @@ class ZygoteSandbox:
                 if self._zygote is not None:
                     await self._drop(self._zygote)
                 self._zygote = await self._launch()
+                offered = set(launch.installed(launch.EXTRAS)).difference(self._options.preload)
+                self._forkers = Forkers(
+                    self._zygote, self.pixels, offered, self._options.max_groups
+                )
             return self._zygote
 
     async def spawn(self, bindings: Mapping[str, Media], limits: SandboxLimits) -> Child:
@@ -176,28 +174,19 @@ class ZygoteSandbox:
         Raises:
             SandboxError: No zygote can be started, it died just now, or too many children live.
         """
-        zygote = await self.start()
-        with contextlib.suppress(IndexError):
-            if limits.scratch_mb == self._config.scratch_mb:
-                child = self._ready.popleft()
-                self._fill(zygote)
+        await self.start()
+        self._fill()
+        while self._ready and limits.scratch_mb == self._config.scratch_mb:
+            forker, child = self._ready.popleft()
+            if not child.exited.done() and self._forkers and forker is self._forkers.base:
                 return child
-        self._fill(zygote)
-        try:
-            await asyncio.wait_for(self._live.acquire(), START_S)
-        except TimeoutError as error:
-            most = self._options.max_live
-            raise SandboxError(
-                f"{most} sessions live (sandbox.options.max_live), and none ended in {START_S:g} s"
-            ) from error
-        try:
-            forker = await self._forker(zygote, bindings)
-            child = await forker.spawn(limits.scratch_mb)
-        except BaseException:
-            self._live.release()
-            raise
-        child.exited.add_done_callback(lambda _: self._live.release())
-        return child
+            await child.end()
+        return await self._spawn(bindings, limits.scratch_mb)
+
+    def notice(self, code: str) -> None:
+        """See that libraries which code imports are loaded for sessions to come."""
+        if self._forkers is not None:
+            self._forkers.notice(code)
 
     def adopt(self, session: ZygoteSession) -> None:
         """Take a session that was not opened here; it is closed with the others."""
@@ -207,15 +196,33 @@ class ZygoteSandbox:
         """Drop a session that has closed."""
         self._sessions.discard(session)
 
+    async def _spawn(self, bindings: Mapping[str, Media], scratch_mb: int) -> Child:
+        """Return a child that is counted for as long as it lives."""
+        try:
+            await asyncio.wait_for(self._live.acquire(), START_S)
+        except TimeoutError as error:
+            most = self._options.max_live
+            raise SandboxError(
+                f"{most} sessions live (sandbox.options.max_live), and none ended in {START_S:g} s"
+            ) from error
+        try:
+            if self._forkers is None:
+                raise SandboxError("the sandbox zygote died")
+            forker = await self._forkers.pick(bindings)
+            child = await forker.spawn(scratch_mb)
+        except BaseException:
+            self._live.release()
+            raise
+        child.exited.add_done_callback(lambda _: self._live.release())
+        return child
+
     async def _launch(self) -> ZygoteProcess:
         """Start a zygote and try its walls."""
-        options, config = self._options, self._config
-        preload = options.preload
         setup = launch.Setup(
             figure=self._figure,
-            level=config.level,
-            allow_unsafe=config.allow_unsafe,
-            preload=launch.installed(launch.EXTRAS) if preload is None else preload,
+            level=self._config.level,
+            allow_unsafe=self._config.allow_unsafe,
+            preload=self._options.preload,
         )
         self._folders.append(Path(tempfile.mkdtemp(prefix="pyvision-rl-")))
         zygote, level, walls = await launch.start(setup, self._folders[-1])
@@ -234,52 +241,26 @@ class ZygoteSandbox:
 
     async def _drop(self, zygote: ZygoteProcess) -> None:
         """End a zygote and all that belongs to it."""
-        for group in self._groups.values():
-            group.lose()
-        self._groups.clear()
+        if self._forkers is not None:
+            await self._forkers.close()
+            self._forkers = None
         await zygote.stop()
         while self._ready:
-            await self._ready.popleft().end()
+            await self._ready.popleft()[1].end()
 
-    async def _forker(self, zygote: ZygoteProcess, bindings: Mapping[str, Media]) -> Forker:
-        """Return who forks a session with these images: at the second one, a group of its own."""
-        key = tuple((name, media.sha256) for name, media in bindings.items())
-        group = self._groups.get(key)
-        if group is not None and not group.lost:
-            self._groups.move_to_end(key)
-            return group
-        if not 0 < len(key) <= MAX_GROUP_IMAGES or not self._options.max_groups:
-            return zygote
-        if key not in self._seen:
-            self._seen[key] = None
-            if len(self._seen) > _REMEMBERED:
-                self._seen.popitem(last=False)
-            return zygote
-        del self._seen[key]
-        files = [self.pixels.file(media) for media in bindings.values()]
-        group = await zygote.group(bindings, files)
-        self._groups[key] = group
-        while len(self._groups) > self._options.max_groups:
-            self._groups.popitem(last=False)[1].retire()
-        return group
-
-    def _fill(self, zygote: ZygoteProcess) -> None:
+    def _fill(self) -> None:
         """See that children are forked in advance."""
         if len(self._ready) < self._options.ready and self._refill is None:
-            self._refill = asyncio.get_running_loop().create_task(self._prepare(zygote))
+            self._refill = asyncio.get_running_loop().create_task(self._prepare())
 
-    async def _prepare(self, zygote: ZygoteProcess) -> None:
+    async def _prepare(self) -> None:
         try:
             # What goes wrong here goes wrong again where a session can say so.
             with contextlib.suppress(SandboxError):
                 while len(self._ready) < self._options.ready and not self._live.locked():
-                    await self._live.acquire()
-                    try:
-                        child = await zygote.spawn(self._config.scratch_mb)
-                    except BaseException:
-                        self._live.release()
-                        raise
-                    child.exited.add_done_callback(lambda _: self._live.release())
-                    self._ready.append(child)
+                    forker = self._forkers.base if self._forkers else None
+                    child = await self._spawn({}, self._config.scratch_mb)
+                    if forker is not None:
+                        self._ready.append((forker, child))
         finally:
             self._refill = None

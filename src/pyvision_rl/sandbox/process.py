@@ -134,6 +134,24 @@ class Forker:
         """
         return await self._fork({"op": "spawn", "scratch_mb": scratch_mb}, (), socket.SOCK_STREAM)
 
+    async def group(
+        self, images: Mapping[str, Media], files: Sequence[int], preload: Sequence[str] = ()
+    ) -> Group:
+        """Return a group whose children hold the images, and have more libraries loaded.
+
+        Args:
+            images: By name.
+            files: Descriptors of files of their raw pixels, in the same order.
+            preload: Names of libraries.
+
+        Raises:
+            SandboxError: The zygote died or does not answer.
+        """
+        heads = [[name, media.width, media.height, True] for name, media in images.items()]
+        message = {"op": "group", "images": heads, "preload": list(preload)}
+        child = await self._fork(message, files, socket.SOCK_SEQPACKET)
+        return Group(child, self._numbers, frozenset(images))
+
     async def _fork(
         self, message: dict[str, Any], fds: Sequence[int], kind: socket.SocketKind
     ) -> Child:
@@ -172,6 +190,10 @@ class Forker:
             child.gone(None)
         self._children.clear()
 
+    def hung_up(self) -> None:
+        """Take note that the other end is closed."""
+        self.lose()
+
     def end_process(self) -> None:
         """Kill what is left of the process; its end is taken as known from here on."""
 
@@ -183,7 +205,7 @@ class Forker:
                     self._control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
                 )
                 if not data:
-                    self.lose()
+                    self.hung_up()
                     return
                 self._take(json.loads(data), fds)
         except BlockingIOError:
@@ -211,13 +233,17 @@ class Forker:
 
 
 class Group(Forker):
-    """A zygote within the zygote that holds some images; its children hold them from the start."""
+    """A zygote within the zygote; its children hold some images from the start.
+
+    Says ``ready`` in its news when it has loaded all that it was to load.
+    """
 
     def __init__(self, child: Child, numbers: Iterator[int], bound: frozenset[str]) -> None:
         super().__init__(child.sock, numbers)
         self._bound = bound
         self._child = child
         self._retired = False
+        self._ending: asyncio.Task[None] | None = None
 
     async def spawn(self, scratch_mb: int) -> Child:
         """Return a freshly forked child that holds the images; see ``Forker.spawn``."""
@@ -234,7 +260,7 @@ class Group(Forker):
     def end_process(self) -> None:
         """Kill the process."""
         self._child.signal(signal.SIGKILL)
-        asyncio.ensure_future(self._child.end())  # noqa: RUF006 - waits for the zygote's word
+        self._ending = self._loop.create_task(self._child.end())  # waits for the zygote's word
 
     def _take(self, message: dict[str, Any], fds: list[int]) -> None:
         super()._take(message, fds)
@@ -260,31 +286,25 @@ class ZygoteProcess(Forker):
         """Process id of the zygote, once it is known."""
         self._end = end
         self._ended = ended
-
-    async def group(self, images: Mapping[str, Media], files: Sequence[int]) -> Group:
-        """Return a group whose children hold the images.
-
-        Args:
-            images: By name.
-            files: Descriptors of files of their raw pixels, in the same order.
-
-        Raises:
-            SandboxError: The zygote died or does not answer.
-        """
-        heads = [[name, media.width, media.height, True] for name, media in images.items()]
-        message = {"op": "group", "images": heads}
-        child = await self._fork(message, files, socket.SOCK_SEQPACKET)
-        return Group(child, self._numbers, frozenset(images))
+        self._stopping = False
 
     async def stop(self) -> None:
         """End the zygote and all its children. Idempotent."""
         if self.lost:
             return
+        self._stopping = True
         self._control.shutdown(socket.SHUT_WR)  # the zygote then ends its children and itself
         deadline = self._loop.time() + END_S
         while not self._ended() and self._loop.time() < deadline:
             await asyncio.sleep(0.002)
         self.lose()
+
+    def hung_up(self) -> None:
+        """Take note that the zygote ended; one that was asked to has its folder to remove yet."""
+        if self._stopping:
+            self._loop.remove_reader(self._control)
+        else:
+            self.lose()
 
     def end_process(self) -> None:
         """Kill the process."""

@@ -2,62 +2,32 @@
 
 In: code. Out: ``Execution`` records, whatever the child does. The child is forked at the first run
 and again after its variables were lost; then it gets the initial bindings and every image shown so
-far. All that the child sends is taken for hostile (see ``replies``). CPU time and memory are
-measured by the home's watchdog, which calls ``RunningCell.over``; what follows is decided here.
+far. All that the child sends is taken for hostile (see ``replies``); how cells end is decided in
+``cell``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any, Protocol
 
 from pyvision_rl.errors import SandboxError
 from pyvision_rl.media import pixels_media
 from pyvision_rl.sandbox.base import SandboxLimits
-from pyvision_rl.sandbox.exchange import Exchange, check_silent
+from pyvision_rl.sandbox.cell import RunningCell
+from pyvision_rl.sandbox.exchange import Exchange
 from pyvision_rl.sandbox.inside import protocol
 from pyvision_rl.sandbox.pixels import PixelStore
-from pyvision_rl.sandbox.process import END_S, START_S, Child
+from pyvision_rl.sandbox.process import START_S, Child
 from pyvision_rl.sandbox.replies import Replies
 from pyvision_rl.sandbox.sources import confirm
 from pyvision_rl.types import ExecStatus, Execution, Media
 
 _NAME = "image_clue_"
-_LAST_WORDS_S = 1.0
-"""For an answer that was sent just before its sender ended, and for an end after a closed
-socket."""
 _IDLE_S = 0.05
 """Between two cells before the child is stopped: the next cell often comes at once."""
-LOST = "all variables are lost"
-
-
-class Over(Enum):
-    """Which limit of a cell was passed."""
-
-    WALL = "time"
-    CPU = "computing time"
-    MEMORY = "memory"
-    THREADS = "threads"
-
-
-class RunningCell:
-    """A cell under way, as a watchdog sees it."""
-
-    def __init__(self, child: Child, limits: SandboxLimits) -> None:
-        loop = asyncio.get_running_loop()
-        self.child = child
-        self.limits = limits
-        self.began = loop.time()
-        self.limit: asyncio.Future[Over] = loop.create_future()
-
-    def over(self, what: Over) -> None:
-        """Say that a limit was passed; only the first word counts."""
-        if not self.limit.done():
-            self.limit.set_result(what)
 
 
 class Home(Protocol):
@@ -238,17 +208,16 @@ class ZygoteSession:
         """Run one cell in a child that has started."""
         self._cells += 1
         self._home.notice(code)
-        loop = asyncio.get_running_loop()
-        cell = RunningCell(child, self._limits)
-        exchange = Exchange(child.sock, self._caps)
+        cell = RunningCell(child, self._limits, self._caps)
         self._home.watch(cell)
         try:
-            status, error = await self._outcome(cell, exchange, code)
+            status, error = await cell.run(code, self._cells)
         finally:
             self._home.unwatch(cell)
-            exchange.close()
+            cell.exchange.close()
+        duration = asyncio.get_running_loop().time() - cell.began
         self._past.cells.append((code, status))
-        return self._execution(status, error, exchange.replies, loop.time() - cell.began)
+        return self._execution(status, error, cell.exchange.replies, duration)
 
     def _execution(
         self, status: ExecStatus, error: str, replies: Replies, duration_s: float
@@ -304,100 +273,3 @@ class ZygoteSession:
             exchange.close()
         if exchange.replies.flags:
             raise SandboxError(f"a session did not start: {exchange.replies.error}")
-
-    async def _outcome(
-        self, cell: RunningCell, exchange: Exchange, code: str
-    ) -> tuple[ExecStatus, str]:
-        """Run one cell under the clock: (status, error); the rest is in the replies."""
-        child = cell.child
-        try:
-            await exchange.ask({"op": "run", "code": code, "number": self._cells})
-            over = await self._wait(cell, exchange)
-            if over is Over.MEMORY:
-                await self._kill(child, exchange)
-                why = f"it used more than {self._limits.memory_mb} MB of memory"
-                return ExecStatus.OOM, f"the interpreter was killed, because {why}; {LOST}"
-            if over is Over.THREADS:
-                await self._kill(child, exchange)
-                why = "killed, because it started too many threads"
-                return ExecStatus.KILLED, f"the interpreter was {why}; {LOST}"
-            if over is not None:
-                child.signal(signal.SIGINT)
-                if not await _first(exchange.over, child.exited, self._limits.grace_s):
-                    await self._kill(child, exchange)
-                    why = "and killed, because it did not end when interrupted"
-                    return ExecStatus.KILLED, f"{self._stopped(over)} {why}; {LOST}"
-            # An answer that was complete before its sender ended still counts.
-            exchange.drain()
-            if not exchange.over.done():
-                return await self._death(child)
-            await exchange.over
-            check_silent(child.sock)
-        except protocol.Violation as violation:
-            return ExecStatus.VIOLATION, f"the code broke the interpreter: {violation}"
-        except (protocol.Ended, OSError):
-            return await self._death(child)
-        return self._judge(exchange.replies, over)
-
-    def _judge(self, replies: Replies, over: Over | None) -> tuple[ExecStatus, str]:
-        """What a whole answer says."""
-        if replies.flags & protocol.SPENT:
-            why = "the interpreter was ended, because no memory was left to go on with"
-            return ExecStatus.OOM, f"{replies.error}\n{why}; {LOST}".lstrip()
-        if over is not None and replies.flags & protocol.INTERRUPTED:
-            why = f"{self._stopped(over)}; variables are kept"
-            return ExecStatus.TIMEOUT, f"{replies.error}\n{why}".lstrip()
-        raised = replies.flags & protocol.RAISED
-        return ExecStatus.RAISED if raised else ExecStatus.OK, replies.error
-
-    async def _wait(self, cell: RunningCell, exchange: Exchange) -> Over | None:
-        """Wait for the end of a cell or for a limit; return the limit."""
-        waiting: set[asyncio.Future[Any]] = {exchange.over, cell.child.exited, cell.limit}
-        done, _ = await asyncio.wait(
-            waiting, timeout=self._limits.wall_s, return_when=asyncio.FIRST_COMPLETED
-        )
-        if not done:
-            return Over.WALL
-        return cell.limit.result() if done == {cell.limit} else None
-
-    def _stopped(self, over: Over) -> str:
-        limit = self._limits.cpu_s if over is Over.CPU else self._limits.wall_s
-        return f"stopped after {limit:g} s (the {over.value} limit)"
-
-    async def _kill(self, child: Child, exchange: Exchange) -> None:
-        """Kill the child and take what it said before."""
-        child.signal(signal.SIGKILL)
-        await _first(child.exited, None, END_S)
-        exchange.drain()
-
-    async def _death(self, child: Child) -> tuple[ExecStatus, str]:
-        """What to say of a child that ended or hung up without an answer.
-
-        Raises:
-            SandboxError: It died with the zygote.
-        """
-        if not await _first(child.exited, None, _LAST_WORDS_S):
-            why = "the code broke the interpreter: it closed its connection"
-            return ExecStatus.VIOLATION, why
-        code = child.exited.result()
-        if code is None:
-            raise SandboxError("the sandbox zygote died, and the session with it")
-        if code == -signal.SIGKILL:
-            why = "the interpreter was killed, most likely for want of memory"
-            return ExecStatus.OOM, f"{why}; {LOST}"
-        how = f"exited with status {code}" if code >= 0 else f"crashed with {_name(-code)}"
-        return ExecStatus.DIED, f"the interpreter {how}; {LOST}"
-
-
-async def _first(one: Awaitable[Any], other: Awaitable[Any] | None, timeout_s: float) -> bool:
-    """Whether either is done in time; neither is cancelled."""
-    waiting = {asyncio.ensure_future(f) for f in (one, other) if f is not None}
-    done, _ = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    return bool(done)
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -11,7 +11,7 @@ import asyncio
 import os
 from dataclasses import dataclass
 
-from pyvision_rl.sandbox.session import Over, RunningCell
+from pyvision_rl.sandbox.cell import Over, RunningCell
 
 PERIOD_S = 0.05
 SLACK_BYTES = 128 * 2**20

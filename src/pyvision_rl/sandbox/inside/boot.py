@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import shutil
@@ -19,20 +18,9 @@ import sys
 from typing import Any, NoReturn
 
 from . import confine, kernel, namespaces, rlimits
+from .preload import load
 from .zygote import FAILED, Zygote, send
 
-PRELOAD = (
-    "base64 collections datetime functools io itertools json math operator random re statistics "
-    "string textwrap time typing numpy numpy.random numpy.linalg numpy.fft matplotlib.pyplot "
-    "matplotlib.patches PIL.Image PIL.ImageChops PIL.ImageColor PIL.ImageDraw PIL.ImageEnhance "
-    "PIL.ImageFilter PIL.ImageFont PIL.ImageOps PIL.ImageStat PIL.PngImagePlugin "
-    "PIL.JpegImagePlugin"
-)
-EXTRAS = {
-    "scipy": "scipy.ndimage scipy.signal",
-    "skimage": "skimage.filters skimage.measure skimage.color skimage.transform",
-}
-"""What is loaded of a library that is named to be preloaded, where that is not its name."""
 LIBRARIES = ("os", "numpy", "PIL.Image", "matplotlib")
 """Whether a session's user can read these decides whether it gets a user of its own."""
 END_S = 3
@@ -116,11 +104,7 @@ def _zygote(control: socket.socket, hello: dict[str, Any], plan: confine.Plan) -
 
 def _prepare(figure: dict[str, Any], preload: list[str]) -> Any:
     """Load and warm what the children share, and return the interpreter they all copy."""
-    extras = [EXTRAS.get(name, name) for name in preload]
-    for name in " ".join([PRELOAD, *extras]).split():
-        importlib.import_module(name)
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(1)
+    load(["", *preload])
     from . import interpreter
 
     interpreter.install(figure)

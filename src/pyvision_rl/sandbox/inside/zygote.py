@@ -2,8 +2,8 @@
 
 In: messages of the driver on a SEQPACKET socket (one JSON object each, file descriptors attached).
 Out: ``spawned`` with a pidfd per child, and ``exit`` when a child was reaped. A ``group`` message
-forks a zygote within the zygote: it takes images whose pixels lie in files, binds them once, and
-serves a control socket of its own. Model code runs in neither.
+forks a zygote within the zygote: it loads more libraries, or takes images whose pixels lie in files
+and binds them once, and serves a control socket of its own. Model code runs in neither.
 
 Single-threaded, or a fork would copy locks that nobody holds. Imports nothing of ours.
 """
@@ -22,6 +22,7 @@ import sys
 from typing import Any, NoReturn
 
 from . import confine, kernel
+from .preload import load
 
 FAILED = 70
 """Exit status of a child that our own code let down."""
@@ -70,7 +71,7 @@ class Zygote:
         if message["op"] == "group":
             pid = os.fork()
             if pid == 0:
-                self._become_group(fds, message["images"])
+                self._become_group(fds, message["preload"], message["images"])
         else:
             pid = self._jail.fork()
             if pid == 0:
@@ -98,14 +99,17 @@ class Zygote:
         finally:
             os._exit(status)
 
-    def _become_group(self, fds: list[int], images: list[list[Any]]) -> NoReturn:
-        """Bind the images, and fork children that hold them."""
+    def _become_group(
+        self, fds: list[int], preload: list[str], images: list[list[Any]]
+    ) -> NoReturn:
+        """Load libraries, bind images, and fork children that have them."""
         status = FAILED
         try:
             kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
             self._control.close()
             for fd in self._children:
                 os.close(fd)
+            load(preload)
             self._interpreter.bind(images, memoryview(b""), fds[1:])
             gc.freeze()
             control = socket.socket(fileno=fds[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -166,6 +167,7 @@ def test_attack_098_patches_of_one_session_are_unknown_to_the_next(
 def test_attack_100_equal_seeds_and_code_give_equal_pixels(arena: Arena) -> None:
     code = """
     import random
+import re
     plt.imshow(np.random.rand(9, 9)); plt.title(str(random.random())); plt.show()
     Image.fromarray(np.random.randint(0, 255, (20, 20, 3), dtype=np.uint8)).show()
     print({"a", "b", "c"}, hash("clue"), object())
@@ -181,14 +183,13 @@ def test_attacks_045_and_099_branches(arena: Arena) -> None:
     import os, time
     made = 0
     try:
-        for _ in range(500):
-            pid = os.fork()
-            if pid == 0:
+        for _ in range(100):
+            if os.fork() == 0:
                 time.sleep(60)
                 os._exit(0)
             made += 1
     except OSError as error:
-        print(made < 100, error.errno)
+        print(made, error.errno)
     """
 
     async def scenario() -> None:
@@ -206,7 +207,7 @@ def test_attacks_045_and_099_branches(arena: Arena) -> None:
             assert (await trunk.run("x")).output == "[1, 'trunk']\n"
             before = len(descendants(os.getpid()))
             bombed = await trunk.run(textwrap.dedent(bomb))
-            assert bombed.output.split()[0] in ("True",), bombed
+            assert bombed.output == "0 1\n", "code can fork, which no session needs to"
             assert (await branch.run("x")).output == "[1, 'branch']\n"
             await trunk.close()
             gone = asyncio.get_running_loop().time() + SLACK_S
@@ -255,3 +256,11 @@ def test_without_isolation_is_said_loudly() -> None:
         sandbox = make_sandbox("unsafe")
         runner.run(sandbox.start())
         runner.run(sandbox.close())
+
+
+def test_every_one_of_the_hundred_attacks_is_there() -> None:
+    found = set()
+    for path in Path(__file__).parent.glob("test_attacks_*.py"):
+        found |= set(re.findall(r'"(\d{3})[a-z]?"|attacks?_(\d{3})|and_(\d{3})', path.read_text()))
+    numbers = {int(word) for words in found for word in words if word}
+    assert numbers == set(range(1, 101))

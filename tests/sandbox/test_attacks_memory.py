@@ -190,7 +190,7 @@ OUTPUT = (
         "sys.setrecursionlimit(10**8)\ndef f(): f()\nf()",
         # Python 3.11 says SystemError where it finds no memory for a frame.
         raised("MemoryError|SystemError|RecursionError"),
-        limits={"memory_mb": 64},
+        limits={"memory_mb": 16},
         no_control="the same everywhere: it ends the interpreter that runs it",
     ),
     Attack(

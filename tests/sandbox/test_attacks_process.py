@@ -7,10 +7,11 @@ from attack_bench import Arena, arena_at
 from attack_records import DONE, Attack, Expect, died, words
 
 from pyvision_rl.errors import SandboxError
+from pyvision_rl.sandbox.launch import EXTRAS, installed
 from pyvision_rl.types import ExecStatus
 
-CONFIG = {"options": {}}
-"""All libraries preloaded, as in a run: their threads and files would show here."""
+CONFIG = {"options": {"preload": installed(EXTRAS)}}
+"""All libraries preloaded: their threads and files would show here."""
 SELF = "it harms its own session only"
 NOBODY = "it would end every process of the machine"
 REACHED = "print('REACHED' if reached else 'NOBODY')"

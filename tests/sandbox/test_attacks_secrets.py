@@ -17,10 +17,11 @@ import pytest
 from attack_bench import CANARY, Arena, limits, picture
 
 from pyvision_rl.errors import SandboxError
+from pyvision_rl.sandbox.launch import EXTRAS, installed
 from pyvision_rl.types import ExecStatus, Gold, Media, Task, TaskInput
 
-CONFIG = {"options": {}}
-"""All libraries preloaded, as in a run: their threads and files would show here."""
+CONFIG = {"options": {"preload": installed(EXTRAS)}}
+"""All libraries preloaded: their threads and files would show here."""
 GOLD = "gold-answer-93b1e7d4"
 LARGE = picture(700, 500)
 """Larger than what is sent as bytes."""

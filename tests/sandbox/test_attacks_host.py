@@ -115,9 +115,9 @@ async def cycle(arena: Arena, number: int, kind: int) -> None:
         await session.close()
 
 
-async def soak(arena: Arena, num_sessions: int, at_once: int = 8) -> None:
+async def soak(arena: Arena, num_sessions: int, at_once: int = 8, seed: int = 97) -> None:
     """Many sessions of all fates."""
-    chosen = random.Random(97)
+    chosen = random.Random(seed)
     for start in range(0, num_sessions, at_once):
         numbers = range(start, min(start + at_once, num_sessions))
         async with asyncio.TaskGroup() as group:
@@ -125,11 +125,20 @@ async def soak(arena: Arena, num_sessions: int, at_once: int = 8) -> None:
                 group.create_task(cycle(arena, number, chosen.randrange(5)))
 
 
+async def settle(arena: Arena, before: dict[str, object]) -> None:
+    """Wait for what is ending to end; a leak stays."""
+    end = asyncio.get_running_loop().time() + SLACK_S
+    while traces(arena.sandbox.pid, arena.folder) != before:
+        if asyncio.get_running_loop().time() > end:
+            assert traces(arena.sandbox.pid, arena.folder) == before
+        await asyncio.sleep(0.05)
+
+
 def test_attack_097_many_sessions_leave_nothing_behind(arena: Arena) -> None:
     arena.runner.run(soak(arena, 40))  # the groups of the seven pictures are made now
     before = traces(arena.sandbox.pid, arena.folder)
     arena.runner.run(soak(arena, CYCLES[arena.level]))
-    assert traces(arena.sandbox.pid, arena.folder) == before
+    arena.runner.run(settle(arena, before))
 
 
 @pytest.mark.parametrize("size", [(40, 30), (700, 500)], ids=["small", "large"])
@@ -167,7 +176,6 @@ def test_attack_098_patches_of_one_session_are_unknown_to_the_next(
 def test_attack_100_equal_seeds_and_code_give_equal_pixels(arena: Arena) -> None:
     code = """
     import random
-import re
     plt.imshow(np.random.rand(9, 9)); plt.title(str(random.random())); plt.show()
     Image.fromarray(np.random.randint(0, 255, (20, 20, 3), dtype=np.uint8)).show()
     print({"a", "b", "c"}, hash("clue"), object())

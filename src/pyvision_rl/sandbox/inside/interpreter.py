@@ -40,8 +40,8 @@ __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 _parse, _signal, _sigmask = ast.parse, signal.signal, signal.pthread_sigmask
 _UNBLOCK, _SIGINT = signal.SIG_UNBLOCK, signal.SIGINT
 
-RECURSION = 1000 - 8
-"""Calls that a session may nest, on top of those that lead to ``Interpreter.serve``."""
+RECURSION = 1000 - 11
+"""Calls that a session may nest, on top of those that lead to its first cell."""
 
 
 def install(figure: dict[str, Any]) -> None:
@@ -68,6 +68,7 @@ class Interpreter:
         self.output = Output(self.wire)
         self.error_chars = protocol.MIN_CHARS
         self._memory = Memory()
+        self._first = True
         self._armed = False
         self._interrupted = False
 
@@ -80,8 +81,6 @@ class Interpreter:
         builtins.input = _no_input
         for name in ("exit", "quit"):
             setattr(builtins, name, sys.exit)
-        # How deep code can recurse must not depend on who forked this process.
-        sys.setrecursionlimit(RECURSION + _depth())
         _signal(_SIGINT, self._interrupt)
         self.wire.attach(sock)
         while True:
@@ -187,6 +186,10 @@ class Interpreter:
         return False, ""
 
     def _execute(self, code: str, name: str) -> None:
+        if self._first:
+            self._first = False
+            # How deep code can recurse must not depend on who forked this process.
+            sys.setrecursionlimit(RECURSION + _depth())
         try:
             tree = _parse(code, name)
         except SyntaxError as error:

@@ -178,6 +178,7 @@ class ZygoteSandbox:
         self._fill()
         while self._ready and limits.scratch_mb == self._config.scratch_mb:
             forker, child = self._ready.popleft()
+            self._fill()
             if not child.exited.done() and self._forkers and forker is self._forkers.base:
                 return child
             await child.end()

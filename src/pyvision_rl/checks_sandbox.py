@@ -1,7 +1,8 @@
 """The conformance list of a sandbox: every promise of ``sandbox.base``, tried on a live backend.
 
-In: a way to make a backend, and ``[sandbox]``. Out: one ``Finding`` per promise, named by it. Shows
-that a backend keeps the contract; says nothing about what hostile code could still do.
+In: a way to make a backend, and ``[sandbox]``. Out: one ``Finding`` per promise, named by it, and
+what the backend says of its isolation: the level, and each attack that its self-check tried. Says
+nothing about attacks that nobody has thought of.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pyvision_rl.config import SandboxConfig
 from pyvision_rl.errors import PVRLError, SandboxError
 from pyvision_rl.media import image_media
 from pyvision_rl.sandbox.base import Sandbox, SandboxLimits, Session
+from pyvision_rl.sandbox.levels import Isolation
 from pyvision_rl.types import ExecStatus, Execution, Media
 
 WALL_S = 1.0
@@ -96,18 +98,37 @@ def sandbox_findings(make: Callable[[], Sandbox], config: SandboxConfig) -> list
         max_output_chars=config.max_output_chars,
         max_images=config.max_images,
         max_pixels=config.max_pixels,
+        max_aspect=config.max_aspect,
+        scratch_mb=config.scratch_mb,
         figure=config.figure,
     )
 
     async def run() -> list[Finding]:
         bench = _Bench(make(), limits)
         try:
-            return [await try_async(_title(p), partial(p, bench)) for p in PROMISES]
+            held = await _isolation(bench.sandbox)
+            return [*held, *[await try_async(_title(p), partial(p, bench)) for p in PROMISES]]
         finally:
             await bench.sandbox.close()
             await bench.sandbox.close()
 
     return asyncio.run(run())
+
+
+async def _isolation(sandbox: Sandbox) -> list[Finding]:
+    """What the backend says of what holds model code."""
+    isolate: Callable[[], Awaitable[Isolation]] | None = getattr(sandbox, "isolate", None)
+    name = "Isolation holds"
+    if isolate is None:
+        return [Finding(name, "note", "this backend does not say what holds model code")]
+    try:
+        found = await isolate()
+    except SandboxError as error:
+        return [_failed(name, error)]
+    if found.level == "unsafe":
+        return [Finding(name, "note", f"MODEL CODE RUNS WITHOUT ISOLATION: {found}")]
+    attacks = [Finding(f"No session {attack}", "ok") for attack in found.tried]
+    return [Finding(name, "ok", str(found)), *attacks]
 
 
 def _title(promise: _Promise) -> str:

@@ -82,16 +82,27 @@ class SandboxConfig(Section):
 
     name: str = "zygote"
     """zygote, scripted, or ``package.module:Name``."""
-    wall_s: float = Field(30.0, gt=0)
-    """Per code block; then it is interrupted."""
+    level: Literal["best", "full", "ns", "ll", "unsafe"] = "best"
+    """What isolates model code (docs/sandbox.md); best is the highest level that works here."""
+    allow_unsafe: bool = False
+    """Whether model code may run without isolation where no level works."""
+    cpu_s: float = Field(20.0, gt=0)
+    """Computing time per code block; then it is interrupted."""
+    wall_s: float = Field(60.0, gt=0)
+    """Time per code block, a backstop for code that waits; then it is interrupted."""
     grace_s: float = Field(1.0, gt=0)
     """After the interrupt; then it is killed and its variables are lost."""
     memory_mb: int = Field(2048, gt=0)
+    """Address space beyond what a session starts with."""
+    scratch_mb: int = Field(64, gt=0)
+    """Files of one session."""
     max_output_chars: int = Field(8000, gt=0)
     max_images: int = Field(8, gt=0)
     """Per code block."""
     max_pixels: int = Field(4_000_000, gt=0)
     """Per shown image."""
+    max_aspect: int = Field(200, gt=0)
+    """Longer side of a shown image / shorter side."""
     max_running: int = Field(2, gt=0)
     """Code blocks that run at the same time."""
     figure: dict[str, Any] = Field(default_factory=dict)

@@ -25,6 +25,15 @@ def image_media(image: Image.Image) -> Media:
     return _media(_rgb(image))
 
 
+def pixels_media(width: int, height: int, pixels: bytes) -> Media:
+    """Return the record of an image that is given as its raw RGB pixels, row-major."""
+    if len(pixels) != 3 * width * height:
+        raise ValueError(f"{len(pixels)} bytes of pixels for {width}x{height}")
+    digest = hashlib.sha256(f"RGB|{width}x{height}|".encode())
+    digest.update(pixels)
+    return Media("image", digest.hexdigest(), width, height, source=pixels)
+
+
 def file_media(path: Path) -> Media:
     """Return the record of an image file; ``source`` holds its raw RGB pixels.
 
@@ -89,11 +98,7 @@ def saved_media(sha256: str, width: int, height: int, folder: Path) -> Media:
 
 def _media(rgb: Image.Image) -> Media:
     """The record of an upright RGB image."""
-    width, height = rgb.size
-    pixels = rgb.tobytes()
-    digest = hashlib.sha256(f"RGB|{width}x{height}|".encode())
-    digest.update(pixels)
-    return Media("image", digest.hexdigest(), width, height, source=pixels)
+    return pixels_media(*rgb.size, rgb.tobytes())
 
 
 def _decode(file: Path | IO[bytes], name: str) -> Image.Image:

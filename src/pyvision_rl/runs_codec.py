@@ -21,6 +21,7 @@ from pyvision_rl.types import (
     Execution,
     GiveAnswer,
     Gold,
+    ImageSource,
     Malformed,
     Media,
     Message,
@@ -266,8 +267,21 @@ def _read_action(line: Json) -> Action:
             raise ValueError(f"action kind {other!r}; known: code, answer, malformed")
 
 
+def _source(source: ImageSource | None) -> Json | None:
+    if source is None:
+        return None
+    return {"name": source.name, "box": list(source.box), "verified": source.verified}
+
+
+def _read_source(line: Json | None) -> ImageSource | None:
+    if line is None:
+        return None
+    left, top, right, bottom = line["box"]
+    return ImageSource(line["name"], (left, top, right, bottom), line["verified"])
+
+
 def _execution(execution: Execution) -> Json:
-    return {
+    line: Json = {
         "status": execution.status.value,
         "output": execution.output,
         "error": execution.error,
@@ -275,6 +289,11 @@ def _execution(execution: Execution) -> Json:
         "duration_s": number(execution.duration_s),
         "state_lost": execution.state_lost,
     }
+    if execution.parts:
+        line["parts"] = list(execution.parts)
+    if execution.sources:
+        line["sources"] = [_source(source) for source in execution.sources]
+    return line
 
 
 def _read_execution(line: Json, find: FindMedia) -> Execution:
@@ -285,6 +304,8 @@ def _read_execution(line: Json, find: FindMedia) -> Execution:
         images=tuple(_read_media(m, find) for m in line["images"]),
         duration_s=float(line["duration_s"]),
         state_lost=line["state_lost"],
+        parts=tuple(line.get("parts", ())),
+        sources=tuple(_read_source(source) for source in line.get("sources", ())),
     )
 
 

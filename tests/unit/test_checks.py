@@ -27,6 +27,8 @@ from pyvision_rl.config import (
 from pyvision_rl.config_file import load_config, packaged_configs
 from pyvision_rl.errors import ConfigError, RewardError, SandboxError
 from pyvision_rl.rewards.base import Grade
+from pyvision_rl.sandbox.inside.attacks import ATTACKS
+from pyvision_rl.sandbox.levels import UnsafeSandboxWarning
 from pyvision_rl.types import ExecStatus, Execution, Gold, StopReason, Task, TaskInput
 
 HERE = __name__
@@ -290,9 +292,19 @@ def test_missing_optional_package_is_a_note_that_names_the_extra():
 
 
 def test_shipped_sandbox_keeps_every_promise():
-    findings = check_sandbox(Config())
-    assert len(findings) == len(PROMISES)
+    findings = check_sandbox(Config(sandbox=SandboxConfig(options={"preload": []})))
+    held = [f.name for f in findings if f.name.startswith("No session")]
+    assert len(findings) == len(PROMISES) + 1 + len(held)
+    assert {*ATTACKS} <= {name.removeprefix("No session ") for name in held}
     assert not failed(findings)
+
+
+def test_a_sandbox_without_isolation_is_a_note_in_capitals():
+    unsafe = SandboxConfig(level="unsafe", allow_unsafe=True, options={"preload": []})
+    with pytest.warns(UnsafeSandboxWarning, match="WITHOUT ISOLATION"):
+        findings = check_sandbox(Config(sandbox=unsafe))
+    assert findings[0].status == "note"
+    assert "WITHOUT ISOLATION" in findings[0].detail
 
 
 class Deaf:

@@ -28,6 +28,7 @@ from pyvision_rl.types import (
     GiveAnswer,
     Gold,
     Group,
+    ImageSource,
     Malformed,
     Media,
     Message,
@@ -60,15 +61,30 @@ MESSAGES = st.builds(
     role=st.sampled_from(["system", "user", "assistant"]),
     parts=st.lists(st.one_of(st.builds(Text, TEXTS), MEDIA), max_size=3).map(tuple),
 )
-EXECUTIONS = st.builds(
-    Execution,
-    status=st.sampled_from(ExecStatus),
-    output=TEXTS,
-    error=TEXTS,
-    images=st.lists(MEDIA, max_size=2).map(tuple),
-    duration_s=FLOATS,
-    state_lost=st.booleans(),
-)
+SOURCES = st.builds(ImageSource, TEXTS, st.tuples(COUNTS, COUNTS, COUNTS, COUNTS), st.booleans())
+
+
+@st.composite
+def executions(draw: st.DrawFn) -> Execution:
+    images = tuple(draw(st.lists(MEDIA, max_size=2)))
+    pieces: list[str | int] = []
+    for index in range(len(images) + 1):
+        pieces += draw(st.lists(TEXTS, max_size=2))
+        pieces += [index] if index < len(images) else []
+    sources = [draw(st.none() | SOURCES) for _ in images]
+    return Execution(
+        status=draw(st.sampled_from(ExecStatus)),
+        output="".join(piece for piece in pieces if isinstance(piece, str)),
+        error=draw(TEXTS),
+        images=images,
+        duration_s=draw(FLOATS),
+        state_lost=draw(st.booleans()),
+        parts=draw(st.sampled_from([(), tuple(pieces)])),
+        sources=draw(st.sampled_from([(), tuple(sources)])),
+    )
+
+
+EXECUTIONS = executions()
 ACTIONS = st.one_of(*(st.builds(kind, TEXTS) for kind in get_args(Action)))
 
 
@@ -171,6 +187,15 @@ def test_a_trajectory_comes_back_equal_from_json(saved: SavedRollout) -> None:
     line = json.dumps(encode(saved), allow_nan=False)
     assert "\n" not in line
     assert decode(json.loads(line)) == saved
+
+
+def test_an_execution_of_a_run_that_kept_no_order_is_read_as_before() -> None:
+    task, trajectory = episode()
+    line = encode(SavedRollout(task, trajectory))
+    ran = line["turns"][0]["execution"]
+    assert "parts" not in ran
+    assert "sources" not in ran
+    assert decode(line).trajectory == trajectory
 
 
 def test_a_trajectory_comes_back_equal_from_the_folder(tmp_path: Path) -> None:

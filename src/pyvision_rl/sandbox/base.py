@@ -19,14 +19,23 @@ from pyvision_rl.types import Execution, Media
 class SandboxLimits:
     """What one code block may use."""
 
-    wall_s: float = 30.0
+    cpu_s: float = 20.0
+    """Computing time, of all threads together."""
+    wall_s: float = 60.0
+    """A backstop for code that waits; on a busy machine it is the computing time that counts."""
     grace_s: float = 1.0
-    """Between the interrupt at ``wall_s`` (variables kept) and the kill (variables lost)."""
+    """Between the interrupt at a time limit (variables kept) and the kill (variables lost)."""
     memory_mb: int = 2048
+    """Address space beyond what a session starts with."""
+    scratch_mb: int = 64
+    """Files in the session's scratch folder, of all cells together."""
     max_output_chars: int = 8000
     """Head and tail are kept; the cut is stated in the output."""
     max_images: int = 8
     max_pixels: int = 4_000_000
+    """Per shown image."""
+    max_aspect: int = 200
+    """Longer side of a shown image / shorter side."""
     figure: Mapping[str, Any] = field(default_factory=dict)
     """matplotlib rcParams a session starts with."""
 
@@ -48,6 +57,18 @@ class Session(Protocol):
 
     async def close(self) -> None:
         """End the session and everything it started. Idempotent."""
+        ...
+
+
+class BranchableSession(Session, Protocol):
+    """A session that can be continued in more than one way. A backend need not offer it."""
+
+    async def fork(self) -> Session:
+        """Return another session in the state that this one is in; neither sees the other.
+
+        Raises:
+            SandboxError: The backend's options do not allow it, or the state cannot be had twice.
+        """
         ...
 
 

@@ -1,67 +1,94 @@
-"""A sandbox of forked processes: one warm zygote, one child per episode that runs code.
+"""The sandbox of forked processes: one warm zygote, one isolated child per session that runs code.
 
-In: code, and images as ``Media``. Out: an ``Execution`` per cell. The zygote is a fresh
-interpreter that loads numpy, PIL and matplotlib once; a session's child is forked from it at the
-session's first ``run``, so that a session that runs no code costs nothing.
+In: code, and images as ``Media``. Out: an ``Execution`` per cell. The zygote is a fresh interpreter
+that loads numpy, PIL and matplotlib once; a session's child is forked from it at the session's
+first ``run``, so that a session that runs no code costs nothing. Sessions that begin with the same
+images are forked from a group that holds them already.
 
-Covered: time (interrupt, then kill of the process group and of all it started), memory, output,
-images, file size, open files, core dumps; the driver's environment (an allow-list is passed on);
-crashes and exits; a hostile peer on the socket; nothing outlives the driver.
+What a child may reach is decided by the level (``levels``, ``inside/confine``): it is probed when
+the zygote starts, tried with real attacks (``selfcheck``), and a sandbox that cannot hold it does
+not start. What each level covers is in ``docs/sandbox.md``.
 
-NOT covered: THERE IS NO ISOLATION YET. Model code runs as the driver's user, on the driver's file
-system and network. It can read secrets on disk, delete files, open connections, signal or trace
-other processes of the same user, and read what another session wrote. Do not run untrusted models
-against it outside a container. For root the kernel does not enforce the limit on processes. What
-subprocesses print is dropped. Output of a cell that had to be killed is lost.
-
-Belongs to one event loop, and ends with the thread that started it. Linux only (pidfd, SEQPACKET).
+Belongs to one event loop, and ends with the thread that started it. Linux only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import keyword
+import contextlib
 import shutil
 import tempfile
+import warnings
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pyvision_rl.config import SandboxConfig
-from pyvision_rl.errors import ConfigError, SandboxError
-from pyvision_rl.registry import parse_options, suggestion
+from pyvision_rl.errors import SandboxError
+from pyvision_rl.registry import parse_options
+from pyvision_rl.sandbox import launch, levels
 from pyvision_rl.sandbox.base import SandboxLimits
-from pyvision_rl.sandbox.process import Child, ZygoteProcess
+from pyvision_rl.sandbox.forkers import Forkers
+from pyvision_rl.sandbox.given import check_binding, check_figure
+from pyvision_rl.sandbox.pixels import PixelStore
+from pyvision_rl.sandbox.process import START_S, Child, Forker, ZygoteProcess
+from pyvision_rl.sandbox.selfcheck import self_check
 from pyvision_rl.sandbox.session import ZygoteSession
+from pyvision_rl.sandbox.watchdog import Watchdog
 from pyvision_rl.types import Media
 
 
 class Options(BaseModel):
-    """``[sandbox.options]`` of the zygote sandbox: none so far."""
+    """``[sandbox.options]`` of the zygote sandbox."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    branchable: bool = False
+    """Whether a live session can be forked."""
+    preload: tuple[str, ...] = ()
+    """Libraries to load before the first session. scipy, skimage, cv2 and av are loaded when code
+    first imports one of them; the sessions after that one find it loaded."""
+    ready: int = Field(0, ge=0)
+    """Children forked in advance."""
+    max_live: int = Field(1024, gt=0)
+    """Children at the same time; who wants one more waits for a while."""
+    max_groups: int = Field(4, ge=0)
+    """Sets of images held for sessions to come."""
+
 
 class ZygoteSandbox:
-    """Runs model code in children of one preloaded process. NO ISOLATION: see the module."""
+    """Runs model code in isolated children of one preloaded process."""
 
     def __init__(self, config: SandboxConfig) -> None:
         """Check the configuration; no process is started before the first cell.
 
         Raises:
-            ConfigError: An unknown option, or an rcParam that matplotlib does not take.
+            ConfigError: An unknown option, a library that is not installed, level unsafe without
+                leave, or an rcParam that matplotlib does not take.
         """
-        parse_options(Options, config.options, "sandbox.options")
+        self._options = parse_options(Options, config.options, "sandbox.options")
+        levels.check_level(config.level, config.allow_unsafe)
+        launch.library_path(self._options.preload)
         check_figure(config.figure, "sandbox.figure")
         self._figure = dict(config.figure)
         self._checked = [self._figure]
+        self._config = config
         self.running = asyncio.Semaphore(config.max_running)
         """Held while a cell runs."""
+        self.pixels = PixelStore()
+        self.branchable = self._options.branchable
+        self._live = asyncio.Semaphore(self._options.max_live)
+        self._watchdog = Watchdog()
+        self.watch, self.unwatch = self._watchdog.watch, self._watchdog.unwatch
         self._starting = asyncio.Lock()
         self._zygote: ZygoteProcess | None = None
+        self._isolation: levels.Isolation | None = None
+        """Of the latest zygote."""
+        self._ready: deque[tuple[Forker, Child]] = deque()
+        self._refill: asyncio.Task[None] | None = None
+        self._forkers: Forkers | None = None
         self._folders: list[Path] = []
         """The working directory of each zygote; one that ends in order removes its own."""
         self._sessions: set[ZygoteSession] = set()
@@ -86,7 +113,7 @@ class ZygoteSandbox:
         if self._closed:
             raise SandboxError("the sandbox is closed")
         for name, media in bindings.items():
-            _check_binding(name, media)
+            check_binding(name, media)
         figure = dict(limits.figure)
         if figure and figure not in self._checked:
             check_figure(figure, "limits.figure")
@@ -101,68 +128,140 @@ class ZygoteSandbox:
         self._closed = True
         for session in tuple(self._sessions):
             await session.close()
+        self.pixels.close()
+        if self._refill is not None:
+            self._refill.cancel()
+            await asyncio.gather(self._refill, return_exceptions=True)
         async with self._starting:
             if self._zygote is not None:
-                await self._zygote.stop()
+                await self._drop(self._zygote)
                 self._zygote = None
             while self._folders:
                 await asyncio.to_thread(shutil.rmtree, self._folders.pop(), ignore_errors=True)
 
-    async def spawn(self) -> Child:
-        """Return a fresh child for a session; a zygote that died is replaced first.
+    async def isolate(self) -> levels.Isolation:
+        """Return what holds the sessions; starts a zygote if none runs.
 
         Raises:
-            SandboxError: No zygote can be started, or it died just now.
+            SandboxError: None can be started at an allowed level, or isolation does not hold.
+        """
+        await self.start()
+        assert self._isolation is not None
+        return self._isolation
+
+    async def start(self) -> ZygoteProcess:
+        """Return the zygote; one that died is replaced first.
+
+        Raises:
+            SandboxError: None can be started at an allowed level, or isolation does not hold.
         """
         async with self._starting:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
             if self._zygote is None or self._zygote.lost:
-                self._folders.append(Path(tempfile.mkdtemp(prefix="pyvision-rl-")))
-                self._zygote = await ZygoteProcess.start(self._figure, self._folders[-1])
-            zygote = self._zygote
-        return await zygote.spawn()
+                if self._zygote is not None:
+                    await self._drop(self._zygote)
+                self._zygote = await self._launch()
+                offered = set(launch.installed(launch.EXTRAS)).difference(self._options.preload)
+                self._forkers = Forkers(
+                    self._zygote, self.pixels, offered, self._options.max_groups
+                )
+            return self._zygote
+
+    async def spawn(self, bindings: Mapping[str, Media], limits: SandboxLimits) -> Child:
+        """Return a fresh child for a session; it may hold some of the images already.
+
+        Raises:
+            SandboxError: No zygote can be started, it died just now, or too many children live.
+        """
+        await self.start()
+        self._fill()
+        while self._ready and limits.scratch_mb == self._config.scratch_mb:
+            forker, child = self._ready.popleft()
+            self._fill()
+            if not child.exited.done() and self._forkers and forker is self._forkers.base:
+                return child
+            await child.end()
+        return await self._spawn(bindings, limits.scratch_mb)
+
+    def notice(self, code: str) -> None:
+        """See that libraries which code imports are loaded for sessions to come."""
+        if self._forkers is not None:
+            self._forkers.notice(code)
+
+    def adopt(self, session: ZygoteSession) -> None:
+        """Take a session that was not opened here; it is closed with the others."""
+        self._sessions.add(session)
 
     def forget(self, session: ZygoteSession) -> None:
         """Drop a session that has closed."""
         self._sessions.discard(session)
 
-
-def check_figure(figure: Mapping[str, Any], where: str) -> None:
-    """Check that matplotlib takes the rcParams, and that they can be sent to the zygote.
-
-    Raises:
-        ConfigError: Names the key, the value and what is wrong with it.
-    """
-    if not figure:
-        return
-    # Loaded here: without rcParams the driver has no use for matplotlib.
-    from matplotlib import RcParams, rcParamsDefault
-
-    for key, value in figure.items():
-        if key.startswith("backend"):
-            raise ConfigError(f"{where}.{key}: the sandbox brings its own backend")
+    async def _spawn(self, bindings: Mapping[str, Media], scratch_mb: int) -> Child:
+        """Return a child that is counted for as long as it lives."""
         try:
-            RcParams({key: value})
-            json.dumps(value, allow_nan=False)
-        except KeyError as error:
-            near = suggestion(key, rcParamsDefault)
-            raise ConfigError(f"{where}.{key} is not a matplotlib rcParam{near}") from error
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{where}.{key} = {value!r}: {error}") from error
+            await asyncio.wait_for(self._live.acquire(), START_S)
+        except TimeoutError as error:
+            most = self._options.max_live
+            raise SandboxError(
+                f"{most} sessions live (sandbox.options.max_live), and none ended in {START_S:g} s"
+            ) from error
+        try:
+            if self._forkers is None:
+                raise SandboxError("the sandbox zygote died")
+            forker = await self._forkers.pick(bindings)
+            child = await forker.spawn(scratch_mb)
+        except BaseException:
+            self._live.release()
+            raise
+        child.exited.add_done_callback(lambda _: self._live.release())
+        return child
 
+    async def _launch(self) -> ZygoteProcess:
+        """Start a zygote and try its walls."""
+        setup = launch.Setup(
+            figure=self._figure,
+            level=self._config.level,
+            allow_unsafe=self._config.allow_unsafe,
+            preload=self._options.preload,
+        )
+        self._folders.append(Path(tempfile.mkdtemp(prefix="pyvision-rl-")))
+        zygote, level, walls = await launch.start(setup, self._folders[-1])
+        self._isolation = levels.Isolation(level, walls)
+        if level == "unsafe":
+            text = f"model code runs WITHOUT ISOLATION: {self._isolation}"
+            warnings.warn(text, levels.UnsafeSandboxWarning, stacklevel=2)
+            return zygote
+        try:
+            tried = await self_check(zygote.spawn, level)
+            self._isolation = levels.Isolation(level, walls, tried)
+        except BaseException:
+            await zygote.stop()
+            raise
+        return zygote
 
-def _check_binding(name: str, media: object) -> None:
-    if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name):
-        raise SandboxError(f"binding {name!r} is no Python identifier")
-    if type(media) is not Media:
-        raise SandboxError(f"binding {name!r} is a {type(media).__name__}, wants a Media")
-    if media.kind != "image":
-        raise SandboxError(f"binding {name!r} is a {media.kind}; this sandbox binds images only")
-    if media.source is None:
-        raise SandboxError(f"binding {name!r} has no source to take its pixels from")
-    if isinstance(media.source, bytes):
-        want = 3 * media.width * media.height
-        if len(media.source) != want:
-            found = len(media.source)
-            raise SandboxError(f"binding {name!r} has {found} bytes of pixels, wants {want}")
+    async def _drop(self, zygote: ZygoteProcess) -> None:
+        """End a zygote and all that belongs to it."""
+        if self._forkers is not None:
+            await self._forkers.close()
+            self._forkers = None
+        await zygote.stop()
+        while self._ready:
+            await self._ready.popleft()[1].end()
+
+    def _fill(self) -> None:
+        """See that children are forked in advance."""
+        if len(self._ready) < self._options.ready and self._refill is None:
+            self._refill = asyncio.get_running_loop().create_task(self._prepare())
+
+    async def _prepare(self) -> None:
+        try:
+            # What goes wrong here goes wrong again where a session can say so.
+            with contextlib.suppress(SandboxError):
+                while len(self._ready) < self._options.ready and not self._live.locked():
+                    forker = self._forkers.base if self._forkers else None
+                    child = await self._spawn({}, self._config.scratch_mb)
+                    if forker is not None:
+                        self._ready.append((forker, child))
+        finally:
+            self._refill = None

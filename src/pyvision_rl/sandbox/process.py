@@ -1,45 +1,38 @@
-"""The driver's handles on the zygote process and on its children.
+"""The driver's handles on the zygote, on its groups and on its children.
 
-In: rcParams and a scratch folder. Out: a ``ZygoteProcess`` whose ``spawn`` gives a ``Child`` with
-a socket to talk through and a pidfd to signal by, so that no signal can reach a recycled pid. Knows
-nothing of cells, limits or images; a zygote that died is reported and never restarted here.
+In: the control socket of a process that forks. Out: a ``Child`` with a socket to talk through and a
+pidfd to signal by, so that no signal can reach a recycled pid. Knows nothing of cells, limits or
+how the zygote came to be (``launch``); one that died is reported and never restarted here.
+
+Descriptors are passed for three things only: a child's socket, its pidfd and the pixels of a group.
+A zygote on another host would need a stream for each: messages carry ids, so a child's frames, a
+kill and raw pixels can travel on a connection of their own; nothing else here knows of one host.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from pyvision_rl.errors import ConfigError, SandboxError
+from pyvision_rl.errors import SandboxError
+from pyvision_rl.types import Media
 
 START_S = 60.0
 """For the zygote to load its libraries, and for a child to answer for the first time."""
 END_S = 5.0
 """For a killed process to be reaped."""
-
-_BOOT = (
-    "import sys,types;p=types.ModuleType('sandbox_child');p.__path__=[sys.argv[2]];"
-    "sys.modules['sandbox_child']=p;from sandbox_child.zygote import main;main(int(sys.argv[1]))"
-)
-"""Loads the child's files under a name of their own: this package is not importable there."""
-
-PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
-"""The only variables of the driver's environment that model code can see."""
+MESSAGE_BYTES = 2**16
 
 
 class Child:
-    """One forked interpreter, as the driver sees it."""
+    """One forked process, as the driver sees it."""
 
     def __init__(self, number: int, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -48,14 +41,34 @@ class Child:
         self.started: asyncio.Future[bool] = loop.create_future()
         self.exited: asyncio.Future[int | None] = loop.create_future()
         """Exit status, minus the signal for a signal, or None when the zygote died with it."""
+        self.bound: frozenset[str] = frozenset()
+        """Names of images that it holds from the start."""
+        self.fault = ""
+        """What it said of why it could not start."""
         self._pidfd = -1
+        self._pid = 0
         self._ended = False
+
+    @property
+    def pid(self) -> int:
+        """Process id, as this process sees it; 0 when the child is gone."""
+        if not self._pid and self._pidfd >= 0:
+            self._pid = _pid_of(self._pidfd)
+        return self._pid if self._pidfd >= 0 and not self.exited.done() else 0
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens if the child is gone."""
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
+
+    def pause(self) -> None:
+        """Stop the child, threads and all, until ``resume``."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a stopped child go on."""
+        self.signal(signal.SIGCONT)
 
     async def end(self) -> None:
         """Kill the child and free its descriptors. Idempotent."""
@@ -90,84 +103,71 @@ class Child:
             self.exited.set_result(code)
 
 
-class ZygoteProcess:
-    """A running zygote. ``start`` it; it belongs to the event loop that started it."""
+class Forker:
+    """The other end of a control socket: forks children on request, and says when they end."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
-        self._process = process
+    def __init__(self, control: socket.socket, numbers: Iterator[int]) -> None:
+        control.setblocking(False)
+        self.news: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        """Messages that are about the process itself."""
+        self.lost = False
+        """The process is gone; so are its children."""
         self._control = control
         self._loop = asyncio.get_running_loop()
         self._children: dict[int, Child] = {}
-        self._numbers = itertools.count(1)
-        self._first: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self.lost = False
-        """The process is gone; so are its children."""
+        self._numbers = numbers
         self._loop.add_reader(control, self._listen)
 
-    @property
-    def pid(self) -> int:
-        """Process id of the zygote."""
-        return self._process.pid
-
-    @classmethod
-    async def start(cls, figure: dict[str, Any], scratch: Path) -> ZygoteProcess:
-        """Return a zygote that is ready to fork.
-
-        Args:
-            figure: rcParams that every child starts with.
-            scratch: Its working directory; each child makes a folder of its own there.
+    def send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """Send one message.
 
         Raises:
-            SandboxError: The process did not get ready; the message ends with what it said.
+            OSError: The process is gone, or does not read.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, tempfile.TemporaryFile() as said:
-            try:
-                process = _launch(theirs.fileno(), scratch, said)
-                hello = {"figure": figure, "path": _library_path(), "driver": os.getpid()}
-                ours.send(json.dumps(hello).encode())
-            except OSError as error:
-                ours.close()
-                raise SandboxError(f"the sandbox zygote did not start: {error}") from error
-            except ConfigError:
-                ours.close()
-                raise
-            theirs.close()
-            ours.setblocking(False)
-            zygote = cls(process, ours)
-            try:
-                first = await asyncio.wait_for(asyncio.shield(zygote._first), START_S)
-                why = first.get("why", "")
-            except TimeoutError:
-                why = f"not ready after {START_S:g} s"
-            except BaseException:
-                zygote._lose()
-                raise
-            if not why:
-                return zygote
-            zygote._lose()
-            said.seek(0)
-            end = said.read()[-2000:].decode("utf-8", "replace")
-            raise SandboxError(f"the sandbox zygote did not start: {why}\n{end}".rstrip())
+        socket.send_fds(self._control, [json.dumps(message).encode()], list(fds))
 
-    async def spawn(self) -> Child:
-        """Return a freshly forked child.
+    async def spawn(self, scratch_mb: int) -> Child:
+        """Return a freshly forked child with a scratch folder of that size.
+
+        Raises:
+            SandboxError: The process died or does not answer.
+        """
+        return await self._fork({"op": "spawn", "scratch_mb": scratch_mb}, (), socket.SOCK_STREAM)
+
+    async def group(
+        self, images: Mapping[str, Media], files: Sequence[int], preload: Sequence[str] = ()
+    ) -> Group:
+        """Return a group whose children hold the images, and have more libraries loaded.
+
+        Args:
+            images: By name.
+            files: Descriptors of files of their raw pixels, in the same order.
+            preload: Names of libraries.
 
         Raises:
             SandboxError: The zygote died or does not answer.
         """
-        ours, theirs = socket.socketpair()
+        heads = [[name, media.width, media.height, True] for name, media in images.items()]
+        message = {"op": "group", "images": heads, "preload": list(preload)}
+        child = await self._fork(message, files, socket.SOCK_SEQPACKET)
+        return Group(child, self._numbers, frozenset(images))
+
+    async def _fork(
+        self, message: dict[str, Any], fds: Sequence[int], kind: socket.SocketKind
+    ) -> Child:
+        if self.lost:
+            raise SandboxError("the sandbox zygote died")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         ours.setblocking(False)
         child = Child(next(self._numbers), ours)
         self._children[child.number] = child
         try:
             with theirs:
-                message = json.dumps({"op": "spawn", "id": child.number}).encode()
-                socket.send_fds(self._control, [message], [theirs.fileno()])
+                self.send({**message, "id": child.number}, [theirs.fileno(), *fds])
             alive = await asyncio.wait_for(asyncio.shield(child.started), START_S)
         except (OSError, TimeoutError) as error:
             await child.end()
-            self._lose()
+            self.lose()
             raise SandboxError(f"the sandbox zygote does not answer: {error!r}") from error
         except BaseException:
             await child.end()
@@ -177,109 +177,143 @@ class ZygoteProcess:
             raise SandboxError("the sandbox zygote died while it started a session")
         return child
 
-    async def stop(self) -> None:
-        """End the zygote and all its children. Idempotent."""
+    def lose(self) -> None:
+        """Give the process up, and tell everyone who waits for it. Idempotent."""
         if self.lost:
             return
-        self._control.shutdown(socket.SHUT_WR)  # the zygote then ends its children and itself
-        deadline = self._loop.time() + END_S
-        while self._process.poll() is None and self._loop.time() < deadline:
-            await asyncio.sleep(0.002)
-        self._lose()
+        self.lost = True
+        self._loop.remove_reader(self._control)
+        self._control.close()
+        self.end_process()
+        self.news.put_nowait({"op": "failed", "why": "it ended by itself"})
+        for child in self._children.values():
+            child.gone(None)
+        self._children.clear()
+
+    def hung_up(self) -> None:
+        """Take note that the other end is closed."""
+        self.lose()
+
+    def end_process(self) -> None:
+        """Kill what is left of the process; its end is taken as known from here on."""
 
     def _listen(self) -> None:
         """Take every message that has come."""
         try:
             while not self.lost:
                 data, fds, _, _ = socket.recv_fds(
-                    self._control, 4096, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                    self._control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
                 )
                 if not data:
-                    self._lose()
+                    self.hung_up()
                     return
                 self._take(json.loads(data), fds)
         except BlockingIOError:
             return
         except (OSError, ValueError, LookupError):
-            self._lose()
+            self.lose()
 
     def _take(self, message: dict[str, Any], fds: list[int]) -> None:
-        if message["op"] == "spawned":
-            child = self._children.get(message["id"])
-            if child is None:
-                os.close(fds[0])
-            else:
-                child.born(fds[0])
-        elif message["op"] == "exit":
-            child = self._children.pop(message["id"], None)
-            if child is not None:
+        child = self._children.get(message.get("id", 0))
+        match message["op"]:
+            case "spawned":
+                if child is None:
+                    os.close(fds[0])
+                else:
+                    child.born(fds[0])
+            case "fault" if child is not None:
+                child.fault = str(message["why"])
+            case "exit" if child is not None:
+                del self._children[child.number]
                 child.gone(int(message["code"]))
-        elif not self._first.done():
-            self._first.set_result(message)
+            case "exit" | "fault":
+                pass
+            case _:
+                self.news.put_nowait(message)
 
-    def _lose(self) -> None:
-        """Kill what is left of the process, and tell everyone who waits for it."""
+
+class Group(Forker):
+    """A zygote within the zygote; its children hold some images from the start.
+
+    Says ``ready`` in its news when it has loaded all that it was to load.
+    """
+
+    def __init__(self, child: Child, numbers: Iterator[int], bound: frozenset[str]) -> None:
+        super().__init__(child.sock, numbers)
+        self._bound = bound
+        self._child = child
+        self._retired = False
+        self._ending: asyncio.Task[None] | None = None
+
+    async def spawn(self, scratch_mb: int) -> Child:
+        """Return a freshly forked child that holds the images; see ``Forker.spawn``."""
+        child = await super().spawn(scratch_mb)
+        child.bound = self._bound
+        return child
+
+    def retire(self) -> None:
+        """End the process as soon as it has no children. Idempotent."""
+        self._retired = True
+        if not self._children:
+            self.lose()
+
+    def end_process(self) -> None:
+        """Kill the process."""
+        self._child.signal(signal.SIGKILL)
+        self._ending = self._loop.create_task(self._child.end())  # waits for the zygote's word
+
+    def _take(self, message: dict[str, Any], fds: list[int]) -> None:
+        super()._take(message, fds)
+        if self._retired and not self._children:
+            self.lose()
+
+
+class ZygoteProcess(Forker):
+    """A zygote that serves; it belongs to the event loop that started it."""
+
+    def __init__(
+        self, control: socket.socket, end: Callable[[], None], ended: Callable[[], bool]
+    ) -> None:
+        """Take over a control socket.
+
+        Args:
+            control: The driver's end.
+            end: Kills the processes behind it.
+            ended: Whether they ended.
+        """
+        super().__init__(control, itertools.count(1))
+        self.pid = 0
+        """Process id of the zygote, once it is known."""
+        self._end = end
+        self._ended = ended
+        self._stopping = False
+
+    async def stop(self) -> None:
+        """End the zygote and all its children. Idempotent."""
         if self.lost:
             return
-        self.lost = True
-        self._loop.remove_reader(self._control)
-        self._control.close()
-        self._process.kill()
-        self._process.wait()
-        if not self._first.done():
-            self._first.set_result({"why": "it ended by itself"})
-        for child in self._children.values():
-            child.gone(None)
-        self._children.clear()
+        self._stopping = True
+        self._control.shutdown(socket.SHUT_WR)  # the zygote then ends its children and itself
+        deadline = self._loop.time() + END_S
+        while not self._ended() and self._loop.time() < deadline:
+            await asyncio.sleep(0.002)
+        self.lose()
+
+    def hung_up(self) -> None:
+        """Take note that the zygote ended; one that was asked to has its folder to remove yet."""
+        if self._stopping:
+            self._loop.remove_reader(self._control)
+        else:
+            self.lose()
+
+    def end_process(self) -> None:
+        """Kill the process."""
+        self._end()
 
 
-def _launch(fd: int, scratch: Path, said: IO[bytes]) -> subprocess.Popen[bytes]:
-    """The zygote's process: a fresh interpreter with nothing of ours but ``fd``."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    fonts = cache / "pyvision-rl" / "matplotlib"
-    try:
-        fonts.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        fonts = scratch  # then the font list is made anew by each zygote
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    environment |= {
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "MPLCONFIGDIR": str(fonts),
-        "LANG": "C.UTF-8",
-        "TZ": "UTC",
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }
-    here = str(Path(__file__).parent / "inside")
-    return subprocess.Popen(
-        # -s -S -P: neither the user's site, nor site, nor the working directory. -I would also
-        # ignore PYTHONHASHSEED; the environment is our own, so it has nothing else to ignore.
-        [sys.executable, "-s", "-S", "-P", "-B", "-c", _BOOT, str(fd), here],
-        cwd=scratch,
-        env=environment,
-        pass_fds=(fd,),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=said,
-        start_new_session=True,
-    )
-
-
-def _library_path() -> list[str]:
-    """The folders of ``sys.path`` that hold installed packages, in order.
-
-    Raises:
-        ConfigError: A package that the zygote preloads is not installed.
-    """
-    needed = set()
-    for name in ("numpy", "PIL", "matplotlib"):
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise ConfigError(f'sandbox.name = "zygote" needs {name}, which is not installed')
-        needed.add(str(Path(spec.origin).parent.parent))
-    installed = ("site-packages", "dist-packages")
-    on_path = [path for path in sys.path if path in needed or Path(path).name in installed]
-    return [*on_path, *sorted(needed.difference(on_path))]
+def _pid_of(pidfd: int) -> int:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:  # noqa: PTH123
+        for line in file:
+            if line.startswith("Pid:"):
+                return max(int(line.split()[1]), 0)
+    return 0

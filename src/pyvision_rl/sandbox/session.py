@@ -1,46 +1,78 @@
-"""One episode of the zygote sandbox, driver side: run cells, watch the clock, judge replies.
+"""One episode of the zygote sandbox, driver side: run cells, watch the clock, judge answers.
 
 In: code. Out: ``Execution`` records, whatever the child does. The child is forked at the first run
 and again after its variables were lost; then it gets the initial bindings and every image shown so
-far. All that the child sends is taken for hostile (see ``protocol``).
+far. All that the child sends is taken for hostile (see ``replies``); how cells end is decided in
+``cell``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import signal
-import socket
-import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from PIL import Image
-
-from pyvision_rl.errors import SandboxError, TaskError
-from pyvision_rl.media import image_media, open_image
+from pyvision_rl.errors import SandboxError
+from pyvision_rl.media import pixels_media
 from pyvision_rl.sandbox.base import SandboxLimits
+from pyvision_rl.sandbox.cell import RunningCell
+from pyvision_rl.sandbox.exchange import Exchange
 from pyvision_rl.sandbox.inside import protocol
+from pyvision_rl.sandbox.pixels import PixelStore
 from pyvision_rl.sandbox.process import START_S, Child
+from pyvision_rl.sandbox.replies import Replies
+from pyvision_rl.sandbox.sources import confirm
 from pyvision_rl.types import ExecStatus, Execution, Media
 
 _NAME = "image_clue_"
-_LAST_WORDS_S = 1.0
-"""For a reply that was sent just before its sender ended, and for an end after a closed socket."""
+_IDLE_S = 0.05
+"""Between two cells before the child is stopped: the next cell often comes at once."""
 
 
 class Home(Protocol):
     """What a session needs of its sandbox."""
 
     running: asyncio.Semaphore
+    pixels: PixelStore
+    branchable: bool
+    """Whether sessions may be forked."""
 
-    async def spawn(self) -> Child:
-        """Return a fresh child."""
+    async def spawn(self, bindings: Mapping[str, Media], limits: SandboxLimits) -> Child:
+        """Return a fresh child; it may already hold some of the bindings (``Child.bound``)."""
+        ...
+
+    def watch(self, cell: RunningCell) -> None:
+        """Measure a cell that begins."""
+        ...
+
+    def unwatch(self, cell: RunningCell) -> None:
+        """Stop measuring a cell."""
+        ...
+
+    def notice(self, code: str) -> None:
+        """Take note of code that is about to run."""
+        ...
+
+    def adopt(self, session: ZygoteSession) -> None:
+        """Take a session that was not opened here; it is closed with the others."""
         ...
 
     def forget(self, session: ZygoteSession) -> None:
         """Drop a session that has closed."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """How the state of the present child came about."""
+
+    bindings: dict[str, Media]
+    """What it started with."""
+    next_image: int
+    num_cells: int
+    """Cells before its first one."""
+    cells: list[tuple[str, ExecStatus]] = field(default_factory=list)
 
 
 class ZygoteSession:
@@ -61,9 +93,20 @@ class ZygoteSession:
         self._limits = limits
         self._seed = seed
         self._figure = dict(figure)
-        self._caps = protocol.caps(limits.max_output_chars, limits.max_images, limits.max_pixels)
+        self._caps = protocol.caps(
+            limits.max_output_chars,
+            limits.max_images,
+            limits.max_pixels,
+            max_aspect=limits.max_aspect,
+            time_s=limits.wall_s + limits.grace_s,
+        )
         self._child: Child | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._paused = False
         self._cells = 0
+        self._past = _Past(dict(bindings), self._next, 0)
+        self._owed: tuple[tuple[str, ExecStatus], ...] = ()
+        """Cells to run again before the first one of our own."""
         self._busy = asyncio.Lock()
         self._closed = False
 
@@ -87,44 +130,126 @@ class ZygoteSession:
                     await child.end()
             if self._closed:
                 raise SandboxError("the session was closed while its code ran")
+            if self._child is not None:
+                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._pause)
             return execution
+
+    async def fork(self) -> ZygoteSession:
+        """Return a session that runs the cells so far again before its own first cell.
+
+        Equal seeds and equal code give equal states, so this is what a copy of the process would
+        be, but for what depends on the time. Nothing is shared: not the memory, not the scratch.
+
+        Raises:
+            SandboxError: Sessions here are not branchable, this one is closed, or one of its cells
+                was interrupted, so that its state cannot be had twice.
+        """
+        if not self._home.branchable:
+            raise SandboxError("sessions can be forked with sandbox.options.branchable = true only")
+        async with self._busy:
+            if self._closed:
+                raise SandboxError("the session is closed")
+            past = self._state()
+            if any(status is ExecStatus.TIMEOUT for _, status in past.cells):
+                raise SandboxError("the session cannot be forked: one of its cells was interrupted")
+            twin = ZygoteSession(self._home, past.bindings, self._limits, self._seed, self._figure)
+            twin._next, twin._cells = past.next_image, past.num_cells
+            twin._past = replace(past, cells=[])
+            twin._owed = (*past.cells, *self._owed)
+            self._home.adopt(twin)
+            return twin
 
     async def close(self) -> None:
         """End the session's process and all it started. Idempotent."""
         self._closed = True
+        if self._idle is not None:
+            self._idle.cancel()
         self._home.forget(self)
         child, self._child = self._child, None
         if child is not None:
             await child.end()
 
+    def _pause(self) -> None:
+        self._idle = None
+        if self._child is not None:
+            self._child.pause()
+            self._paused = True
+
+    def _wake(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if self._paused and self._child is not None:
+            self._child.resume()
+        self._paused = False
+
     async def _run(self, code: str) -> Execution:
+        self._wake()
         if self._child is None:
-            self._child = await self._home.spawn()
+            if self._owed and self._past.cells:
+                raise SandboxError("the session could not be made: it is a fork that failed")
+            self._past = self._state()
+            self._child = await self._home.spawn(self._bindings, self._limits)
             await self._start(self._child)
+        for again, status in self._owed:
+            found = (await self._cell(self._child, again)).status
+            if found is not status:
+                raise SandboxError(f"a fork went another way: {found} instead of {status}")
+        self._owed = ()
+        return await self._cell(self._child, code)
+
+    def _state(self) -> _Past:
+        """How the state came about that the next cell finds."""
+        if self._child is None and self._past.cells and not self._owed:  # it was lost
+            return _Past(dict(self._bindings), self._next, self._cells)
+        return self._past
+
+    async def _cell(self, child: Child, code: str) -> Execution:
+        """Run one cell in a child that has started."""
         self._cells += 1
-        head = {"op": "run", "code": code, "number": self._cells}
-        began = time.perf_counter()
-        status, error, answer = await self._cell(self._child, head)
-        duration = time.perf_counter() - began
-        if answer is None:
-            return Execution(status, "", error, duration_s=duration, state_lost=True)
-        reply, blobs = answer
-        shown = tuple(_media(size, blob) for size, blob in zip(reply.sizes, blobs, strict=True))
-        for media in shown:
+        self._home.notice(code)
+        cell = RunningCell(child, self._limits, self._caps)
+        self._home.watch(cell)
+        try:
+            status, error = await cell.run(code, self._cells)
+        finally:
+            self._home.unwatch(cell)
+            cell.exchange.close()
+        duration = asyncio.get_running_loop().time() - cell.began
+        self._past.cells.append((code, status))
+        return self._execution(status, error, cell.exchange.replies, duration)
+
+    def _execution(
+        self, status: ExecStatus, error: str, replies: Replies, duration_s: float
+    ) -> Execution:
+        """The record of a cell; its pictures are bound from now on."""
+        output, parts = replies.text()
+        images, sources = [], []
+        for shown in replies.images:
+            sources.append(confirm(shown, self._bindings, self._home.pixels.pixels))
+            media = pixels_media(shown.width, shown.height, bytes(shown.pixels))
             self._bindings[f"{_NAME}{self._next}"] = media
             self._next += 1
-        return Execution(status, reply.output, error, shown, duration)
+            images.append(media)
+        return Execution(
+            status,
+            output,
+            error,
+            tuple(images),
+            duration_s,
+            state_lost=status not in (ExecStatus.OK, ExecStatus.RAISED, ExecStatus.TIMEOUT),
+            parts=parts,
+            sources=tuple(sources),
+        )
 
     async def _start(self, child: Child) -> None:
         """Give a fresh child its bindings, seed and limits; it answers when it has them."""
-        try:
-            pixels = [_pixels(media) for media in self._bindings.values()]
-        except TaskError as error:
-            raise SandboxError(f"a bound image cannot be read: {error}") from error
         limits = self._limits
+        images = {name: m for name, m in self._bindings.items() if name not in child.bound}
+        by_file = self._home.pixels.files(images)
         head = {
             "op": "start",
-            "images": [[name, m.width, m.height] for name, m in self._bindings.items()],
+            "images": [[name, m.width, m.height, name in by_file] for name, m in images.items()],
             "next_image": self._next,
             "seed": self._seed,
             "figure": self._figure,
@@ -132,130 +257,19 @@ class ZygoteSession:
             "max_output_chars": limits.max_output_chars,
             "max_images": limits.max_images,
             "max_pixels": limits.max_pixels,
+            "max_aspect": limits.max_aspect,
         }
+        pixels = self._home.pixels.pixels
+        blobs = [pixels(media) for name, media in images.items() if name not in by_file]
+        exchange = Exchange(child.sock, self._caps)
         try:
-            reply, _ = await asyncio.wait_for(self._exchange(child, head, pixels), START_S)
+            async with asyncio.timeout(START_S):
+                await exchange.ask(head, blobs, tuple(by_file.values()))
+                await exchange.over
         except (protocol.Violation, protocol.Ended, OSError, TimeoutError) as error:
-            raise SandboxError(f"a session did not start: {error!r}") from error
-        if reply.raised:
-            raise SandboxError(f"a session did not start: {reply.error}")
-
-    async def _cell(
-        self, child: Child, head: dict[str, Any]
-    ) -> tuple[ExecStatus, str, tuple[protocol.Reply, list[bytes]] | None]:
-        """Run one cell under the clock: (status, error, reply); no reply means a lost state."""
-        limits = self._limits
-        exchange = asyncio.ensure_future(self._exchange(child, head, ()))
-        interrupted = False
-        try:
-            if not await _first(exchange, child.exited, limits.wall_s):
-                child.signal(signal.SIGINT)
-                interrupted = True
-                if not await _first(exchange, child.exited, limits.grace_s):
-                    why = (
-                        f"stopped after {limits.wall_s:g} s (the time limit) and killed, because "
-                        f"it did not end when interrupted; all variables are lost"
-                    )
-                    return ExecStatus.KILLED, why, None
-            # A reply that was complete before its sender ended still counts.
-            await _first(exchange, None, _LAST_WORDS_S)
-            if not exchange.done():
-                return await self._death(child)
-            reply, blobs = exchange.result()
-        except protocol.Violation as violation:
-            return ExecStatus.VIOLATION, f"the code broke the interpreter: {violation}", None
-        except (protocol.Ended, OSError):
-            return await self._death(child)
+            why = child.fault or repr(error)
+            raise SandboxError(f"a session did not start: {why}") from error
         finally:
-            exchange.cancel()
-            await asyncio.gather(exchange, return_exceptions=True)
-        if interrupted and reply.interrupted:
-            why = f"stopped after {limits.wall_s:g} s (the time limit); variables are kept"
-            return ExecStatus.TIMEOUT, f"{reply.error}\n{why}".lstrip(), (reply, blobs)
-        status = ExecStatus.RAISED if reply.raised else ExecStatus.OK
-        return status, reply.error, (reply, blobs)
-
-    async def _death(self, child: Child) -> tuple[ExecStatus, str, None]:
-        """What to say of a child that ended or hung up without a reply.
-
-        Raises:
-            SandboxError: It died with the zygote.
-        """
-        if not await _first(child.exited, None, _LAST_WORDS_S):
-            why = "the code broke the interpreter: it closed its connection"
-            return ExecStatus.VIOLATION, why, None
-        code = child.exited.result()
-        if code is None:
-            raise SandboxError("the sandbox zygote died, and the session with it")
-        if code == -signal.SIGKILL:
-            why = "the interpreter was killed, most likely for want of memory"
-            return ExecStatus.OOM, f"{why}; all variables are lost", None
-        how = f"exited with status {code}" if code >= 0 else f"crashed with {_name(-code)}"
-        return ExecStatus.DIED, f"the interpreter {how}; all variables are lost", None
-
-    async def _exchange(
-        self, child: Child, head: dict[str, Any], blobs: list[bytes] | tuple[()]
-    ) -> tuple[protocol.Reply, list[bytes]]:
-        """Send a request and return its reply.
-
-        Raises:
-            Violation: The child sent anything but one well-formed reply.
-            Ended: The child hung up.
-        """
-        loop = asyncio.get_running_loop()
-        sock = child.sock
-        _check_silent(sock)
-        request = secrets.randbits(63)
-        await loop.sock_sendall(sock, protocol.pack(request, head, sum(map(len, blobs))))
-        for blob in blobs:
-            await loop.sock_sendall(sock, blob)
-        header = await _read(loop, sock, protocol.HEADER.size)
-        head_bytes, blob_bytes = protocol.check_header(header, request, self._caps)
-        reply = protocol.check_reply(await _read(loop, sock, head_bytes), blob_bytes, self._caps)
-        images = [bytes(await _read(loop, sock, 3 * w * h)) for w, h in reply.sizes]
-        _check_silent(sock)
-        return reply, images
-
-
-async def _first(one: Awaitable[Any], other: Awaitable[Any] | None, timeout_s: float) -> bool:
-    """Whether either is done in time; neither is cancelled."""
-    waiting = {asyncio.ensure_future(f) for f in (one, other) if f is not None}
-    done, _ = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    return bool(done)
-
-
-async def _read(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        count = await loop.sock_recv_into(sock, view)
-        if not count:
-            raise protocol.Ended
-        view = view[count:]
-    return data
-
-
-def _check_silent(sock: socket.socket) -> None:
-    """Raise Violation if bytes wait that nobody asked for."""
-    try:
-        waiting = sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return
-    if waiting:
-        raise protocol.Violation("more than one reply was sent")
-
-
-def _pixels(media: Media) -> bytes:
-    source = media.source
-    return source if isinstance(source, bytes) else open_image(media).tobytes()
-
-
-def _media(size: tuple[int, int], pixels: bytes) -> Media:
-    return image_media(Image.frombytes("RGB", size, pixels))
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+            exchange.close()
+        if exchange.replies.flags:
+            raise SandboxError(f"a session did not start: {exchange.replies.error}")

@@ -4,8 +4,8 @@
          -> Trajectory -> Group -> Batch -> UpdateStats
 
 Every record is frozen: a stage reads one record and returns the next; no stage edits what an
-earlier one made. ``episode`` holds the first row, ``learning`` the second. ``X as X`` marks what is
-exported.
+earlier one made. ``episode`` and ``execution`` hold the first row, ``learning`` the second.
+``X as X`` marks what is exported.
 """
 
 from pyvision_rl.types.episode import (
@@ -13,12 +13,9 @@ from pyvision_rl.types.episode import (
     Action as Action,
     Completion as Completion,
     EndReason as EndReason,
-    ExecStatus as ExecStatus,
-    Execution as Execution,
     GiveAnswer as GiveAnswer,
     Gold as Gold,
     Malformed as Malformed,
-    Media as Media,
     Message as Message,
     Observation as Observation,
     Pair as Pair,
@@ -36,6 +33,12 @@ from pyvision_rl.types.episode import (
     Trajectory as Trajectory,
     Turn as Turn,
     transcript as transcript,
+)
+from pyvision_rl.types.execution import (
+    ExecStatus as ExecStatus,
+    Execution as Execution,
+    ImageSource as ImageSource,
+    Media as Media,
 )
 from pyvision_rl.types.learning import (
     Batch as Batch,

@@ -4,31 +4,19 @@
 
 Every record is frozen and checks its own invariants when it is built, so a broken one cannot
 travel. Shapes: T tokens of a trajectory. Units: seconds for ``*_s``, pixels for width and height,
-nats for log-probabilities. Imports the standard library only.
+nats for log-probabilities. Media and executions are in ``execution``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
-from pathlib import Path
 from typing import Literal, TypeAlias
 
-
-@dataclass(frozen=True, slots=True)
-class Media:
-    """One image or video, named by its content: equal content, equal record."""
-
-    kind: Literal["image", "video"]
-    sha256: str
-    """Hex digest (see ``media``); the file name in a run's ``media/`` folder."""
-    width: int
-    height: int
-    source: bytes | Path | None = field(default=None, compare=False, repr=False)
-    """Raw RGB pixels (width*height*3 bytes, row-major), or the file that holds the content."""
+from pyvision_rl.types.execution import ExecStatus, Execution, Media
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,39 +199,6 @@ class Malformed:
 
 
 Action: TypeAlias = RunCode | GiveAnswer | Malformed
-
-
-class ExecStatus(StrEnum):
-    """What became of one block of model code. A failure of ours is a SandboxError instead."""
-
-    OK = "ok"
-    RAISED = "raised"
-    TIMEOUT = "timeout"
-    """Interrupted at the limit; variables are kept."""
-    KILLED = "killed"
-    """Did not stop when interrupted; variables are lost."""
-    OOM = "oom"
-    DIED = "died"
-    """The interpreter exited or crashed; variables are lost."""
-    VIOLATION = "violation"
-    """The session broke the protocol and was ended; variables are lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """What happened when the sandbox ran one block of the model's code."""
-
-    status: ExecStatus
-    output: str
-    """stdout, stderr and the last expression's value, in order, already cut to the limits."""
-    error: str = ""
-    """The end of the traceback, or why the code was stopped; empty when ``status`` is OK."""
-    images: tuple[Media, ...] = ()
-    """Pictures shown, in order; the session has bound them as ``image_clue_k``."""
-    duration_s: float = 0.0
-    state_lost: bool = False
-    """True when the interpreter was replaced; the next run starts with the initial bindings and
-    the images shown so far."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """What model code shows: figures and images, taken as raw RGB pixels. This is a pyplot backend.
 
-In: ``plt.show()``, ``fig.show()``, ``Image.show()``, figures left open. Out: ``Capture.images``,
-and a name for each in the model's namespace. Loaded by the child only; imports nothing of ours.
+In: ``plt.show()``, ``fig.show()``, images from ``display``, figures left open. Out: each that is
+within the limits, sent at once and named in the model's namespace. Loaded by the child only;
+imports nothing of ours.
 
 Making a figure's axes costs several times what drawing a small image costs, so the zygote makes
 ``SPARES`` default figures before it forks, and a bare ``plt.figure()`` takes one of them when no
@@ -10,6 +11,7 @@ rcParam was changed since. The code gets the very objects it would have made, on
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import operator
@@ -23,30 +25,38 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageShow
+from PIL import Image
+
+from . import notes
+from .protocol import Note
+
+# A copy for this file's functions: model code may change or empty the original.
+__builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 SPARES = 4
 
 
 class Capture:
-    """The images shown by one cell, bounded in number and size."""
+    """Takes the images shown by one cell, bounded in number and size."""
 
     def __init__(self) -> None:
         self.namespace: dict[str, Any] = {}
         self.write: Callable[[str], object] = len
         """Where the words about images that were not kept go."""
+        self.send: Callable[[tuple[int, int], Note | None, bytes], object] = lambda *_: None
+        """Where images go: size, source, RGB pixels."""
         self.next_image = 0
         """k of the next ``image_clue_k``."""
         self.max_images = 0
         self.max_pixels = 0
-        self.images: list[tuple[int, int, bytes]] = []
-        """(width, height, RGB pixels) in the order shown."""
+        self.max_aspect = 1
+        self._num_images = 0
         self._excess = 0
         self._figures: dict[int, Any] = {}
 
     def begin(self) -> None:
         """Start a cell: nothing is shown yet."""
-        self.images, self._excess, self._figures = [], 0, {}
+        self._num_images, self._excess, self._figures = 0, 0, {}
 
     def finish(self, show: bool) -> None:
         """End a cell: show the figures left open, or drop them."""
@@ -56,13 +66,15 @@ class Capture:
             Gcf.destroy_all()
         if self._excess:
             noun = "image was" if self._excess == 1 else "images were"
-            self.write(f"[{self._excess} more {noun} not shown: the limit is {self.max_images}]\n")
+            excess, self._excess = self._excess, 0
+            self.write(f"[{excess} more {noun} not shown: the limit is {self.max_images}]\n")
 
     def image(self, image: Image.Image) -> None:
         """Show a PIL image."""
         if self._admit(*image.size):
+            note = _known(notes.image_note, image)
             rgb = opaque(image)
-            self._add(rgb, rgb.tobytes())
+            self._add(rgb, rgb.tobytes(), note)
 
     def figure(self, figure: Any) -> None:
         """Show a figure, once unless it was changed in between."""
@@ -76,31 +88,45 @@ class Capture:
             return
         canvas.draw()
         pixels: Any = np.asarray(canvas.buffer_rgba())  # [height, width, 4]
+        height, width = pixels.shape[:2]
+        note = _known(notes.figure_note, figure, height)
         if figure.get_facecolor()[3] == 1 and figure.get_frameon():
             # An opaque background leaves nothing transparent: the alpha channel is dropped.
             raw = pixels[..., :3].tobytes()
-            self._add(Image.frombytes("RGB", (pixels.shape[1], pixels.shape[0]), raw), raw)
+            self._add(Image.frombytes("RGB", (width, height), raw), raw, note)
         else:
             rgb = opaque(Image.fromarray(pixels))
-            self._add(rgb, rgb.tobytes())
+            self._add(rgb, rgb.tobytes(), note)
 
     def _admit(self, width: int, height: int) -> bool:
-        if len(self.images) >= self.max_images:
+        if self._num_images >= self.max_images:
             self._excess += 1
             return False
         if not 0 < width * height <= self.max_pixels:
-            self.write(
-                f"[an image of {width}x{height} pixels was not shown: "
-                f"the limit is {self.max_pixels} pixels]\n"
-            )
-            return False
-        return True
+            why = f"the limit is {self.max_pixels} pixels"
+        elif max(width, height) > self.max_aspect * min(width, height):
+            why = f"one side may be at most {self.max_aspect} times the other"
+        else:
+            return True
+        self.write(f"[an image of {width}x{height} pixels was not shown: {why}]\n")
+        return False
 
-    def _add(self, image: Image.Image, raw: bytes) -> None:
+    def _add(self, image: Image.Image, raw: bytes, note: Note | None) -> None:
         # The pixels are taken now: the code may draw on its image later in the same cell.
-        self.images.append((image.width, image.height, raw))
-        self.namespace[f"image_clue_{self.next_image}"] = image
+        name = f"image_clue_{self.next_image}"
+        self._num_images += 1
         self.next_image += 1
+        self.namespace[name] = image
+        notes.tag(image, name)
+        self.send(image.size, note, raw)
+
+
+def _known(find: Callable[..., Note | None], *shown: Any) -> Note | None:
+    """What is known of a picture: a tag that model code broke says nothing."""
+    try:
+        return find(*shown)
+    except Exception:  # noqa: BLE001 - whatever the broken tag made it raise
+        return None
 
 
 CAPTURE = Capture()
@@ -224,20 +250,6 @@ def install(params: dict[str, Any]) -> None:
 
     matplotlib.use = use
     plt.switch_backend = use
-
-    def show(image: Image.Image, *args: Any, **kwargs: Any) -> None:
-        """Show the image to whoever asked for the code to be run."""
-        CAPTURE.image(image)
-
-    def shown(image: Image.Image, *args: Any, **kwargs: Any) -> bool:
-        """Show the image, and say that a viewer was found."""
-        CAPTURE.image(image)
-        return True
-
-    image_class: Any = Image.Image
-    image_class.show = show
-    viewers: Any = ImageShow
-    viewers.show = shown
     _warm()
 
 

@@ -1,137 +1,59 @@
 """One episode's interpreter: runs cells as a notebook does and says what happened.
 
-In: frames ``start`` and ``run`` from the driver. Out: one reply per frame. Model code runs in this
-process with this process's rights; only what is bounded here (output, images, time between
-interrupt and reply) is bounded. Loaded by the child only; imports nothing of ours.
+In: requests ``start`` and ``run`` from the driver. Out: what happens while it happens, then the end
+of each request. Model code runs in this process with this process's rights; only what is bounded
+here (output, images, time between interrupt and answer) is bounded. Loaded by the child only;
+imports nothing of ours.
 """
 
 from __future__ import annotations
 
+import _socket
 import ast
 import builtins
-import io
 import linecache
+import mmap
+import os
 import random
 import re
-import resource
 import signal
 import socket
 import sys
-import traceback
 import types
 from typing import Any, NoReturn
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib._pylab_helpers import Gcf
-from matplotlib.figure import Figure
 from PIL import Image
 
-from . import protocol
+from . import capture, display, notes, protocol
 from .capture import CAPTURE
+from .memory import Memory
+from .output import Output, Wire
+from .protocol import Note
+from .tracebacks import describe, explain
 
-SHOWN_FRAMES = 8
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-"""Where an object lies, as its repr says: left out of every text that a cell gives, because it
-differs from run to run and says nothing."""
+# A copy for this file's functions: model code may change or empty the original.
+__builtins__ = dict(vars(builtins))  # type: ignore[assignment]
+# Bound now, for the same reason.
+_parse, _signal, _sigmask = ast.parse, signal.signal, signal.pthread_sigmask
+_UNBLOCK, _SIGINT = signal.SIG_UNBLOCK, signal.SIGINT
 
-
-class Output(io.TextIOBase):
-    """stdout and stderr of a cell in one text: its head and tail, however much is written."""
-
-    encoding = "utf-8"
-
-    def __init__(self) -> None:
-        self.limit = protocol.MIN_CHARS
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget what was written."""
-        self._head: list[str] = []
-        self._head_left = self.limit
-        self._tail: list[str] = []
-        self._tail_chars = 0
-        self._total = 0
-
-    def write(self, text: str) -> int:
-        """Keep what fits, and return the number of characters taken."""
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        count = len(text)
-        text = _ADDRESS.sub("", text)  # here, and not at the end: a cut may fall into an address
-        self._total += len(text)
-        if self._head_left:
-            self._head.append(text[: self._head_left])
-            text = text[self._head_left :]
-            self._head_left -= len(self._head[-1])
-        if text:
-            self._tail.append(text[-self.limit :])
-            self._tail_chars += len(self._tail[-1])
-            # Joined at twice the limit or many small pieces: memory and work stay bounded.
-            if self._tail_chars > 2 * self.limit or len(self._tail) > 4096:
-                self._tail = ["".join(self._tail)[-self.limit :]]
-                self._tail_chars = len(self._tail[0])
-        return count
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def text(self) -> str:
-        """Return what was written, cut in the middle to ``limit`` characters."""
-        head, tail = "".join(self._head), "".join(self._tail)
-        if self._total <= self.limit:
-            return head + tail
-        kept = self.limit - 40  # the words that state the cut are shorter than this
-        first, last = kept // 2, kept - kept // 2
-        note = f"\n[{self._total - kept} characters cut]\n"
-        return head[:first] + note + (head + tail)[-last:]
+RECURSION = 1000 - 11
+"""Calls that a session may nest, on top of those that lead to its first cell."""
 
 
-def show(*values: object) -> None:
-    """Show each value as the last expression of a cell is shown."""
-    for value in values:
-        if isinstance(value, Image.Image):
-            CAPTURE.image(value)
-        elif isinstance(value, Figure):
-            CAPTURE.figure(value)
-            Gcf.destroy_fig(value)
-        elif value is not None:
-            sys.stdout.write(f"{value!r}\n")
+def install(figure: dict[str, Any]) -> None:
+    """Prepare matplotlib, PIL, IPython's names and OpenCV for all interpreters to come.
 
-
-def describe(error: BaseException, limit: int) -> str:
-    """Return a traceback that shows the model's own lines only, at most ``limit`` characters."""
-    found: traceback.TracebackException | None
-    # Lines of library files are not read: they are not shown.
-    found = traceback.TracebackException(
-        type(error), error, error.__traceback__, lookup_lines=False, compact=True
-    )
-    blocks: list[str] = []
-    while found is not None and len(blocks) < 3:
-        blocks.insert(0, _block(found, limit // 2 if blocks else limit))
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-    text = "\n\nDuring handling of the above, another error occurred:\n\n".join(blocks)
-    return text if len(text) <= limit else "..." + text[len(text) - limit + 3 :]
-
-
-def _block(found: traceback.TracebackException, limit: int) -> str:
-    message = _ADDRESS.sub("", "".join(found.format_exception_only()).rstrip("\n"))
-    if len(message) > limit * 3 // 4:
-        kept = limit * 3 // 8 - 3
-        message = f"{message[:kept]} ... {message[-kept:]}"
-    frames = [frame for frame in found.stack if frame.filename.startswith("<cell ")]
-    if not frames:
-        return message
-    lines = ["Traceback (most recent call last):"]
-    if len(frames) > SHOWN_FRAMES:
-        lines.append(f"  ... {len(frames) - SHOWN_FRAMES} earlier calls")
-    for frame in frames[-SHOWN_FRAMES:]:
-        lines.append(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}')
-        if frame.line:
-            lines.append(f"    {frame.line}")
-    return "\n".join([*lines, message])
+    Raises:
+        KeyError: A name that is no rcParam.
+        ValueError: A value that matplotlib refuses.
+    """
+    notes.install()
+    display.install()
+    capture.install(figure)
 
 
 class Interpreter:
@@ -140,65 +62,102 @@ class Interpreter:
     def __init__(self) -> None:
         self.module = types.ModuleType("__main__")
         self.namespace = self.module.__dict__
-        self.namespace.update(__builtins__=builtins, np=np, plt=plt, Image=Image, display=show)
-        self.output = Output()
+        self.namespace.update(__builtins__=builtins, np=np, plt=plt, Image=Image)
+        self.namespace["display"] = display.show
+        self.wire = Wire()
+        self.output = Output(self.wire)
         self.error_chars = protocol.MIN_CHARS
+        self._memory = Memory()
+        self._first = True
         self._armed = False
         self._interrupted = False
 
-    def serve(self, sock: socket.socket) -> None:
-        """Answer frames until the driver closes the session."""
+    def serve(self, given: socket.socket) -> None:
+        """Answer requests until the driver closes the session."""
+        # The bare type: no attribute of it can be replaced.
+        sock = _socket.socket(fileno=given.detach())
         sys.modules["__main__"] = self.module
         sys.stdout = sys.stderr = self.output
         builtins.input = _no_input
         for name in ("exit", "quit"):
             setattr(builtins, name, sys.exit)
-        signal.signal(signal.SIGINT, self._interrupt)
+        _signal(_SIGINT, self._interrupt)
+        self.wire.attach(sock)
         while True:
             try:
-                request, head, blob = protocol.read_request(sock)
+                request, head, blob, fds = protocol.read_request(sock)
             except protocol.Ended:
                 return
-            raised, error = False, ""
+            flags, error = 0, ""
+            self.wire.begin(request)
             self.output.begin()
             CAPTURE.begin()
             self._interrupted = False
             if head["op"] == "start":
                 try:
-                    self.start(head, blob)
+                    self.bind(head["images"], blob, fds)
+                    self.start(head)
                 except Exception as fault:  # noqa: BLE001 - the driver is told, and raises it
-                    raised, error = True, f"{type(fault).__name__}: {fault}"[: self.error_chars]
+                    flags, error = protocol.FAILED, f"{type(fault).__name__}: {fault}"
+                    error = error[: self.error_chars]
             else:
                 raised, error = self.run(head["code"], head["number"])
-            self._reply(sock, request, raised, error)
+                flags = protocol.RAISED * raised | protocol.INTERRUPTED * self._interrupted
+                flags |= protocol.SPENT * self._memory.spent
+            self.wire.end(self._last(request, flags, error))
 
-    def start(self, head: dict[str, Any], blob: memoryview) -> None:
-        """Take the bindings, the seed and the limits of the session."""
+    def bind(self, images: list[list[Any]], blob: memoryview, fds: list[int]) -> None:
+        """Put images into the namespace.
+
+        Args:
+            images: For each its name, width, height, and whether its RGB pixels come in the next
+                of ``fds`` instead of ``blob``.
+            blob: The pixels of those images that come in it, one after the other.
+            fds: Files that hold nothing but pixels; they are closed.
+        """
         offset = 0
-        for name, width, height in head["images"]:
+        for name, width, height, in_file in images:
             size = 3 * width * height
-            pixels = blob[offset : offset + size]
-            self.namespace[name] = Image.frombytes("RGB", (width, height), pixels)
-            offset += size
-        CAPTURE.namespace, CAPTURE.write = self.namespace, self.output.write
-        CAPTURE.next_image = head["next_image"]
-        CAPTURE.max_images, CAPTURE.max_pixels = head["max_images"], head["max_pixels"]
-        caps = protocol.caps(head["max_output_chars"], 0, 0)
+            if in_file:
+                with mmap.mmap(fds[0], size, prot=mmap.PROT_READ) as file, memoryview(file) as raw:
+                    image = Image.frombytes("RGB", (width, height), raw)
+                os.close(fds.pop(0))
+            else:
+                image = Image.frombytes("RGB", (width, height), blob[offset : offset + size])
+                offset += size
+            notes.tag(image, name)
+            self.namespace[name] = image
+
+    def start(self, head: dict[str, Any]) -> None:
+        """Take the seed and the limits of the session."""
+        caps = protocol.caps(head["max_output_chars"])
         self.output.limit, self.error_chars = caps.output_chars, caps.error_chars
         self.output.begin()
+        CAPTURE.namespace, CAPTURE.write = self.namespace, self.output.write
+        CAPTURE.send = self._send_image
+        for name in ("next_image", "max_images", "max_pixels", "max_aspect"):
+            setattr(CAPTURE, name, head[name])
         if head["figure"]:
             matplotlib.rcParams.update(head["figure"])
         random.seed(head["seed"])
         np.random.seed(head["seed"] % 2**32)
-        _limit_memory(head["memory_mb"])
+        self._memory.allow(head["memory_mb"])
 
     def run(self, code: str, number: int) -> tuple[bool, str]:
         """Run one cell; return whether it raised, and the traceback."""
+        try:
+            self._memory.begin()
+            return self._run(code, number)
+        except MemoryError:
+            self._armed = False
+            return True, "MemoryError" + self._memory.lend()
+
+    def _run(self, code: str, number: int) -> tuple[bool, str]:
         name = f"<cell {number}>"
         linecache.cache[name] = (len(code), None, code.splitlines(True), name)
         # Set again for each cell: an earlier one may have changed them.
-        signal.signal(signal.SIGINT, self._interrupt)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+        _signal(_SIGINT, self._interrupt)
+        _sigmask(_UNBLOCK, (_SIGINT,))
         sys.stdout = sys.stderr = self.output
         raised, error = False, ""
         try:
@@ -222,49 +181,64 @@ class Interpreter:
                 self.output.write(f"[the cell ended with sys.exit({code})]\n")
             CAPTURE.finish(show=True)
         except BaseException as fault:  # noqa: BLE001 - whatever model code raises is its result
-            return True, describe(fault, self.error_chars)
+            advice = self._memory.lend() if isinstance(fault, MemoryError) else ""
+            return True, describe(fault, self.error_chars - len(advice)) + advice
         return False, ""
 
     def _execute(self, code: str, name: str) -> None:
-        tree = ast.parse(code, name)
+        if self._first:
+            self._first = False
+            # How deep code can recurse must not depend on who forked this process.
+            sys.setrecursionlimit(RECURSION + _depth())
+        try:
+            tree = _parse(code, name)
+        except SyntaxError as error:
+            explain(error, code)
+            raise
+        if "cv2" in code:
+            display.patch_cv2(load=True)
         last = None
         if tree.body and isinstance(tree.body[-1], ast.Expr):
             last = ast.Expression(tree.body.pop().value)  # type: ignore[attr-defined]
         if tree.body:
             exec(compile(tree, name, "exec", dont_inherit=True), self.namespace)
         if last is not None:
-            show(eval(compile(last, name, "eval", dont_inherit=True), self.namespace))
+            value = eval(compile(last, name, "eval", dont_inherit=True), self.namespace)
+            if not code.rstrip().endswith(";"):
+                display.show(value)
+
+    def _last(self, request: int, flags: int, error: str) -> bytes:
+        """The frame that ends an answer."""
+        output = self.output
+        try:
+            return protocol.done(request, flags, output.total, output.tail(), error)
+        except MemoryError:  # the code caught its own, and kept everything
+            self._memory.lend()
+            return protocol.done(request, flags, output.total, "", error)
 
     def _interrupt(self, signum: int, frame: types.FrameType | None) -> None:
         """Stop the running cell, once; between cells do nothing."""
         if self._armed:
             self._armed = False
             self._interrupted = True
-            raise KeyboardInterrupt
+            if self.wire.busy:
+                self.wire.interrupted = True
+            else:
+                raise KeyboardInterrupt
 
-    def _reply(self, sock: socket.socket, request: int, raised: bool, error: str) -> None:
-        images = CAPTURE.images
-        head = {
-            "raised": raised,
-            "interrupted": self._interrupted,
-            "output": self.output.text(),
-            "error": error,
-            "images": [[width, height] for width, height, _ in images],
-        }
-        blobs = [raw for _, _, raw in images]
-        frame = protocol.pack(request, head, sum(map(len, blobs)))
-        sock.sendall(b"".join([frame, *blobs]))
+    def _send_image(self, size: tuple[int, int], note: Note | None, pixels: bytes) -> None:
+        wire = self.wire
+        head = protocol.image(wire.request, size, self.output.total, note, len(pixels))
+        wire.send(head, pixels)
 
 
-def _limit_memory(memory_mb: int) -> None:
-    """Allow ``memory_mb`` of address space beyond what is mapped now."""
-    with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - once per episode: no Path
-        mapped = int(file.read().split()[0]) * resource.getpagesize()
-    limit = mapped + memory_mb * 2**20
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def _depth() -> int:
+    """Calls under way as the interpreter counts them: those of C code too."""
+    try:
+        sys.setrecursionlimit(1)
+    except RecursionError as error:  # "... at the recursion depth 9: the limit is too low"
+        return int(re.findall(r"depth (\d+)", str(error))[0])
+    return 0
 
 
 def _no_input(prompt: object = "", /) -> NoReturn:

@@ -1,29 +1,57 @@
 """The frames between the driver and one episode's interpreter.
 
-In: a JSON head and raw blobs. Out: ``magic | request id | head length | blob length`` and then the
-two. Nothing is ever unpickled. The driver takes every byte of a reply for an adversary's: lengths
-are held against caps before anything is allocated, and whatever does not fit is a ``Violation``.
-Imports the standard library only, because the child loads this file too.
+Every frame is ``magic | kind | request id | head length | blob length`` and then head and blob. The
+driver sends REQUEST frames: a JSON head and raw blobs. The interpreter answers with any number of
+TEXT, TAIL and IMAGE frames, as things happen, and one DONE frame; their heads are packed numbers
+and UTF-8 text, so nothing of what it sends is ever parsed by more than ``struct``. Imports the
+standard library only, because the interpreter loads this file too; the driver's side is in
+``replies``.
 """
 
 from __future__ import annotations
 
+import _socket
+import builtins
 import json
-import socket
 import struct
 from dataclasses import dataclass
 from typing import Any
 
-HEADER = struct.Struct("!4sQIQ")
-"""magic, request id, bytes of the head, bytes of the blobs."""
-MAGIC = b"pvs1"
+# A copy for this file's functions: model code may change or empty the original.
+__builtins__ = dict(vars(builtins))  # type: ignore[assignment]
+
+HEADER = struct.Struct("!4sBQIQ")
+"""magic, kind, request id, bytes of the head, bytes of the blob."""
+MAGIC = b"pvs2"
+REQUEST, TEXT, TAIL, IMAGE, DONE = range(5)
+"""TEXT: output as it was written, while the head of the output has room. TAIL: the end of what was
+written since, in place of any earlier TAIL. IMAGE: one picture; its blob is RGB pixels."""
+KINDS = ("REQUEST", "TEXT", "TAIL", "IMAGE", "DONE")
+
+IMAGE_HEAD = struct.Struct("!IIQ4i4i")
+"""width, height, characters written before it, and where it comes from (see ``Note``); then the
+name of the binding it comes from, or nothing."""
+TAIL_HEAD = struct.Struct("!Q")
+"""Characters written so far; then the text."""
+DONE_HEAD = struct.Struct("!BQI")
+"""Flags, characters written, bytes of the tail; then the tail, then the error."""
+RAISED, INTERRUPTED, FAILED, SPENT = 1, 2, 4, 8
+"""Flags of DONE: the cell raised; the driver's interrupt was felt while it ran; the request could
+not be carried out, which is not the fault of any cell; no memory is left to go on with."""
+
 ERROR_CHARS = 4000
 """A traceback is cut to this, or to the output limit when that is smaller."""
 MIN_CHARS = 64
 """The least output limit in force: the words that state a cut must fit."""
+NAME_BYTES = 256
+"""A longer name of a source is left out."""
+TAIL_S = 0.25
+"""Between two TAIL frames."""
+FDS = 64
+"""The most file descriptors that come with one request."""
 
 # Bound now: model code that replaces json.loads in its own process must not reach these frames.
-_dumps, _loads = json.dumps, json.loads
+_encode, _decode = json.JSONEncoder().encode, json.JSONDecoder().decode
 
 
 class Violation(Exception):
@@ -35,106 +63,122 @@ class Ended(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What the interpreter says about where a picture comes from."""
+
+    name: str
+    """Of the binding."""
+    box: tuple[int, int, int, int]
+    """(left, top, right, bottom) of the part, in pixels of the binding."""
+    window: tuple[int, int, int, int]
+    """Where in the picture that part is shown; the rest is decoration."""
+
+
+@dataclass(frozen=True, slots=True)
 class Caps:
-    """The largest reply a driver accepts."""
+    """The largest answer a driver accepts."""
 
     output_chars: int
     error_chars: int
     images: int
     pixels: int
     """Per image."""
+    aspect: int
+    """Longer side of an image / shorter side."""
+    tails: int
+    """TAIL frames."""
 
-    @property
-    def head_bytes(self) -> int:
-        """Bytes of the longest honest head: JSON writes a character in at most 12 bytes."""
-        return 12 * (self.output_chars + self.error_chars) + 64 * self.images + 1024
+    def head_bytes(self, kind: int) -> int:
+        """Bytes of the longest honest head; UTF-8 writes a character in at most 4 bytes."""
+        if kind == IMAGE:
+            return IMAGE_HEAD.size + NAME_BYTES
+        texts = self.output_chars + (self.error_chars if kind == DONE else 0)
+        return 64 + 4 * texts
 
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the interpreter says about one cell; hostile until the driver has judged it."""
-
-    raised: bool
-    interrupted: bool
-    """The driver's interrupt was felt while the cell ran."""
-    output: str
-    error: str
-    sizes: tuple[tuple[int, int], ...]
-    """(width, height) of each shown image; the blobs are their RGB pixels, in order."""
+    def blob_bytes(self, kind: int) -> int:
+        """Bytes of the largest honest blob."""
+        return 3 * self.pixels if kind == IMAGE else 0
 
 
-def caps(max_output_chars: int, max_images: int, max_pixels: int) -> Caps:
+def caps(
+    max_output_chars: int,
+    max_images: int = 0,
+    max_pixels: int = 0,
+    *,
+    max_aspect: int = 1,
+    time_s: float = 0.0,
+) -> Caps:
     """Return the caps that follow from the limits of a session."""
     output = max(max_output_chars, MIN_CHARS)
-    return Caps(output, min(output, ERROR_CHARS), max_images, max_pixels)
+    tails = 8 + int(2 * time_s / TAIL_S)
+    return Caps(output, min(output, ERROR_CHARS), max_images, max_pixels, max_aspect, tails)
+
+
+def frame(kind: int, request: int, head: bytes, blob_bytes: int = 0) -> bytes:
+    """Return header and head of a frame; the caller sends ``blob_bytes`` of blob after them."""
+    return HEADER.pack(MAGIC, kind, request, len(head), blob_bytes) + head
 
 
 def pack(request: int, head: dict[str, Any], blob_bytes: int = 0) -> bytes:
-    """Return header and head of a frame; the caller sends ``blob_bytes`` of blobs after them."""
-    text = _dumps(head).encode("ascii")
-    return HEADER.pack(MAGIC, request, len(text), blob_bytes) + text
+    """Return header and head of a request; the caller sends ``blob_bytes`` of blobs after them."""
+    return frame(REQUEST, request, _encode(head).encode("ascii"), blob_bytes)
 
 
-def check_header(data: bytes | bytearray, request: int, limits: Caps) -> tuple[int, int]:
-    """Return the lengths of head and blobs of a reply.
-
-    Raises:
-        Violation: Not our format, not the answer to ``request``, or over a cap.
-    """
-    magic, answered, head_bytes, blob_bytes = HEADER.unpack(data)
-    if magic != MAGIC:
-        raise Violation("bytes that are no frame were sent")
-    if answered != request:
-        raise Violation("an answer to another request was sent")
-    if head_bytes > limits.head_bytes:
-        raise Violation(f"a head of {head_bytes} bytes was announced; at most {limits.head_bytes}")
-    if blob_bytes > 3 * limits.images * limits.pixels:
-        raise Violation(f"{blob_bytes} bytes of images were announced")
-    return head_bytes, blob_bytes
+def done(request: int, flags: int, total: int, tail: str = "", error: str = "") -> bytes:
+    """Return a DONE frame."""
+    end, why = _bytes(tail), _bytes(error)
+    return frame(DONE, request, DONE_HEAD.pack(flags, total, len(end)) + end + why)
 
 
-def check_reply(head: bytes | bytearray, blob_bytes: int, limits: Caps) -> Reply:
-    """Return the checked head of a reply.
-
-    Raises:
-        Violation: No JSON, a wrong field, a text over its cap, or images that are not the blobs.
-    """
-    try:
-        match _loads(head):
-            case {
-                "raised": bool(raised),
-                "interrupted": bool(interrupted),
-                "output": str(output),
-                "error": str(error),
-                "images": list(images),
-            }:
-                pass
-            case _:
-                raise Violation("a reply without its fields was sent")
-    except (ValueError, RecursionError) as fault:
-        raise Violation("a reply that is no JSON was sent") from fault
-    if len(output) > limits.output_chars or len(error) > limits.error_chars:
-        raise Violation("more text than allowed was sent")
-    if len(images) > limits.images:
-        raise Violation(f"{len(images)} images were sent; at most {limits.images}")
-    sizes = tuple(_size(item, limits.pixels) for item in images)
-    if sum(3 * width * height for width, height in sizes) != blob_bytes:
-        raise Violation("images of other sizes than announced were sent")
-    return Reply(raised, interrupted, _clean(output), _clean(error), sizes)
+def tail(request: int, total: int, text: str) -> bytes:
+    """Return a TAIL frame."""
+    return frame(TAIL, request, TAIL_HEAD.pack(total) + _bytes(text))
 
 
-def read_request(sock: socket.socket) -> tuple[int, dict[str, Any], memoryview]:
-    """Return (request id, head, blobs) of the driver's next frame; blocks. For the child.
+def text(request: int, written: str) -> bytes:
+    """Return a TEXT frame."""
+    return frame(TEXT, request, _bytes(written))
+
+
+def image(
+    request: int, size: tuple[int, int], at: int, note: Note | None, blob_bytes: int
+) -> bytes:
+    """Return header and head of an IMAGE frame; ``blob_bytes`` of pixels follow."""
+    name = b"" if note is None else _bytes(note.name)
+    if note is None or len(name) > NAME_BYTES:
+        return frame(IMAGE, request, IMAGE_HEAD.pack(*size, at, *(0,) * 8), blob_bytes)
+    head = IMAGE_HEAD.pack(*size, at, *note.box, *note.window) + name
+    return frame(IMAGE, request, head, blob_bytes)
+
+
+def read_request(sock: _socket.socket) -> tuple[int, dict[str, Any], memoryview, list[int]]:
+    """Return (request id, head, blobs, file descriptors) of the driver's next request; blocks.
 
     Raises:
         Ended: The driver closed the session.
     """
-    _, request, head_bytes, blob_bytes = HEADER.unpack(_read(sock, HEADER.size))
-    head: dict[str, Any] = _loads(_read(sock, head_bytes))
-    return request, head, memoryview(_read(sock, blob_bytes))
+    header = bytearray(HEADER.size)
+    fds: list[int] = []
+    view = memoryview(header)
+    while view:
+        count, found = _receive(sock, view)
+        fds += found
+        view = view[count:]
+    _, _, request, head_bytes, blob_bytes = HEADER.unpack(header)
+    head: dict[str, Any] = _decode(_read(sock, head_bytes).decode("ascii"))
+    return request, head, memoryview(_read(sock, blob_bytes)), fds
 
 
-def _read(sock: socket.socket, size: int) -> bytearray:
+def _receive(sock: _socket.socket, view: memoryview) -> tuple[int, list[int]]:
+    """Fill some of ``view``: (bytes, file descriptors that came with them)."""
+    count, ancillary, _, _ = sock.recvmsg_into([view], _FD_SPACE, _socket.MSG_CMSG_CLOEXEC)
+    if not count:
+        raise Ended
+    fds = [number for _, _, data in ancillary for (number,) in _FD.iter_unpack(data)]
+    return count, fds
+
+
+def _read(sock: _socket.socket, size: int) -> bytearray:
     data = bytearray(size)
     view = memoryview(data)
     while view:
@@ -145,13 +189,10 @@ def _read(sock: socket.socket, size: int) -> bytearray:
     return data
 
 
-def _size(item: Any, max_pixels: int) -> tuple[int, int]:
-    match item:
-        case [int(width), int(height)] if width > 0 and height > 0 and width * height <= max_pixels:
-            return width, height
-    raise Violation("an image of a size that is not allowed was sent")
+def _bytes(written: str) -> bytes:
+    """The text in UTF-8; lone surrogates, which have none, become question marks."""
+    return written.encode("utf-8", "replace")
 
 
-def _clean(text: str) -> str:
-    """The text without lone surrogates, which no UTF-8 file could hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+_FD = struct.Struct("=i")
+_FD_SPACE = _socket.CMSG_SPACE(FDS * _FD.size)

@@ -1,20 +1,19 @@
-"""The zygote process: preloads numpy, PIL and matplotlib once, then forks one child per episode.
+"""The zygote: forks one child per session from a process that has everything loaded.
 
 In: messages of the driver on a SEQPACKET socket (one JSON object each, file descriptors attached).
-Out: ``ready``, then ``spawned`` with a pidfd per child, and ``exit`` when a child was reaped.
-Single-threaded, or a fork would copy locks that nobody holds. Loaded by the child side only;
-imports nothing of ours. What is not isolated is said in ``pool``.
+Out: ``spawned`` with a pidfd per child, and ``exit`` when a child was reaped. A ``group`` message
+forks a zygote within the zygote: it loads more libraries, or takes images whose pixels lie in files
+and binds them once, and serves a control socket of its own. Model code runs in neither.
+
+Single-threaded, or a fork would copy locks that nobody holds. Imports nothing of ours.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
-import importlib
 import json
 import os
-import resource
 import select
 import shutil
 import signal
@@ -22,194 +21,131 @@ import socket
 import sys
 from typing import Any, NoReturn
 
-PRELOAD = (
-    "base64 collections datetime functools io itertools json math operator random re statistics "
-    "string textwrap time typing numpy numpy.random numpy.linalg numpy.fft matplotlib.pyplot "
-    "matplotlib.patches PIL.Image PIL.ImageChops PIL.ImageColor PIL.ImageDraw PIL.ImageEnhance "
-    "PIL.ImageFilter PIL.ImageFont PIL.ImageOps PIL.ImageStat PIL.PngImagePlugin "
-    "PIL.JpegImagePlugin"
-)
-FILE_BYTES = 64 * 2**20
-OPEN_FILES = 256
-EXTRA_TASKS = 1024
-"""Processes and threads the user may have beyond those at the zygote's start."""
+from . import confine, kernel
+from .preload import load
+
 FAILED = 70
 """Exit status of a child that our own code let down."""
-
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 
 class Zygote:
     """Forks children, reaps them, and ends what they leave behind."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, jail: confine.Jail, interpreter: Any) -> None:
+        self._interpreter = interpreter
+        """Made before the fork, so that children do not each make one."""
         self._control = control
-        self._children: dict[int, int] = {}
-        """pid -> id of the driver's."""
+        self._jail = jail
+        self._children: dict[int, tuple[int, int]] = {}
+        """pidfd -> process id, id of the driver's."""
         self._pid = os.getpid()
-        self._tasks = f"/proc/self/task/{self._pid}/children"
-        self._wake, self._waker = socket.socketpair()
-        for end in (self._wake, self._waker):
-            end.setblocking(False)
+        self._poll = select.poll()
 
     def serve(self) -> None:
         """Answer the driver until it closes the control socket, then end every child."""
-        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._poll.register(self._control, select.POLLIN)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
         try:
-            self._send({"op": "ready"})
+            send(self._control, {"op": "ready", "users": self._jail.users})
             while True:
-                for fd, _ in poll.poll():
-                    if fd == self._wake.fileno():
-                        self._drain()
-                        self._reap()
+                # Pidfds, and no SIGCHLD: that one comes for each stop of a child too.
+                for fd, _ in self._poll.poll():
+                    if fd in self._children:
+                        self._reap(fd)
                     elif not self._obey():
                         return
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            for pid in self._children:
+            for pid, _ in self._children.values():
                 os.kill(pid, signal.SIGKILL)  # it may not lead its group yet
-                _kill_group(pid)
-            self._reap(block=True)
-            shutil.rmtree(os.getcwd(), ignore_errors=True)  # noqa: PTH109 - as a name
+            for fd in tuple(self._children):
+                self._reap(fd)
 
     def _obey(self) -> bool:
         """Carry out one message; False when the driver is gone."""
-        data, fds, _, _ = socket.recv_fds(self._control, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        data, fds, _, _ = socket.recv_fds(self._control, 2**16, 64, socket.MSG_CMSG_CLOEXEC)
         if not data:
             return False
-        child = json.loads(data)["id"]
-        pid = os.fork()
-        if pid == 0:
-            self._become_child(fds[0], str(child))
-        self._children[pid] = child
-        os.close(fds[0])
+        message = json.loads(data)
+        number = message["id"]
+        if message["op"] == "group":
+            pid = os.fork()
+            if pid == 0:
+                self._become_group(fds, message["preload"], message["images"])
+        else:
+            pid = self._jail.fork()
+            if pid == 0:
+                self._become_child(fds[0], number, message["scratch_mb"])
+        for fd in fds:
+            os.close(fd)
         pidfd = os.pidfd_open(pid)
-        self._send({"op": "spawned", "id": child}, [pidfd])
-        os.close(pidfd)
+        self._children[pidfd] = pid, number
+        self._poll.register(pidfd, select.POLLIN)
+        send(self._control, {"op": "spawned", "id": number}, [pidfd])
         return True
 
-    def _become_child(self, fd: int, folder: str) -> NoReturn:
+    def _become_child(self, fd: int, number: int, scratch_mb: int) -> NoReturn:
         status = FAILED
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            self._control.close()
-            self._wake.close()
-            self._waker.close()
-            os.setsid()
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() == self._pid:
-                os.mkdir(folder, 0o700)  # noqa: PTH102 - once per episode: no Path
-                os.chdir(folder)
-                os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()  # noqa: PTH109
-                gc.enable()
-                INTERPRETER.serve(socket.socket(fileno=fd))
-                status = 0
+            fd = self._jail.confine(number, fd, self._pid, scratch_mb)
+            gc.enable()
+            self._interpreter.serve(socket.socket(fileno=fd))
+            status = 0
+        except Exception as error:  # noqa: BLE001 - the driver is told; then the child is gone
+            with contextlib.suppress(OSError):
+                why = f"{type(error).__name__}: {error}"[:2000]
+                send(self._control, {"op": "fault", "id": number, "why": why})
         finally:
             os._exit(status)
 
-    def _reap(self, *, block: bool = False) -> None:
-        """Collect the dead, end their process groups and whatever left those, tell the driver."""
-        flags = os.WEXITED | (0 if block else os.WNOHANG)
-        with contextlib.suppress(ChildProcessError):
-            # WNOWAIT keeps the pid taken while its group is killed.
-            while found := os.waitid(os.P_ALL, 0, flags | os.WNOWAIT):
-                pid = found.si_pid
-                child = self._children.pop(pid, None)
-                if child is not None:
-                    _kill_group(pid)
-                _, status = os.waitpid(pid, 0)
-                self._end_orphans()
-                if child is not None:
-                    _remove(str(child))
-                    code = os.waitstatus_to_exitcode(status)
-                    with contextlib.suppress(OSError):
-                        self._send({"op": "exit", "id": child, "code": code})
+    def _become_group(
+        self, fds: list[int], preload: list[str], images: list[list[Any]]
+    ) -> NoReturn:
+        """Load libraries, bind images, and fork children that have them."""
+        status = FAILED
+        try:
+            kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
+            self._control.close()
+            for fd in self._children:
+                os.close(fd)
+            load(preload)
+            self._interpreter.bind(images, memoryview(b""), fds[1:])
+            gc.freeze()
+            control = socket.socket(fileno=fds[0])
+            Zygote(control, self._jail, self._interpreter).serve()
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _reap(self, pidfd: int) -> None:
+        """Collect a dead child, end what it leaves behind, tell the driver."""
+        pid, number = self._children.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        contained = self._jail.plan.namespaced  # then what it started is dead already
+        if not contained:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            _kill_group(pid)  # its id is still taken
+        _, status = os.waitpid(pid, 0)
+        if not contained:
+            self._end_orphans()
+            if self._jail.plan.level == confine.UNSAFE:
+                _remove(str(number))
+        code = os.waitstatus_to_exitcode(status)
+        with contextlib.suppress(OSError):
+            send(self._control, {"op": "exit", "id": number, "code": code})
 
     def _end_orphans(self) -> None:
         """Kill processes that came to us (a subreaper) because the child that made them died."""
-        with contextlib.suppress(OSError), open(self._tasks, "rb") as file:  # noqa: PTH123
-            for word in file.read().split():
-                if int(word) not in self._children:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(word), signal.SIGKILL)
-
-    def _drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._wake.recv(4096):
-                pass
-
-    def _send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
-        _send(self._control, message, fds)
-
-
-def main(fd: int) -> None:
-    """Become a zygote that serves the driver at the other end of ``fd``."""
-    control = socket.socket(fileno=fd)
-    hello = json.loads(control.recv(2**18))
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != hello["driver"]:
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    sys.path[:0] = hello["path"]
-    # An installed copy of this package may lie on that path; model code has no business with it.
-    sys.modules["pyvision_rl"] = None  # type: ignore[assignment]
-    try:
-        _prepare(hello["figure"])
-    except Exception as error:  # noqa: BLE001 - whatever an import raises, the driver names it
-        _send(control, {"op": "failed", "why": f"{type(error).__name__}: {error}"[:2000]})
-        return
-    zygote = Zygote(control)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 2)
-    os.close(null)
-    gc.collect()
-    gc.disable()
-    gc.freeze()
-    zygote.serve()
-
-
-def _prepare(figure: dict[str, Any]) -> None:
-    """Load and warm what the children share, and set the limits they inherit."""
-    global INTERPRETER
-    for name in PRELOAD.split():
-        importlib.import_module(name)
-    from . import capture, interpreter
-
-    capture.install(figure)
-    INTERPRETER = interpreter.Interpreter()
-    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - a count
-    if threads != 1:
-        raise RuntimeError(f"the zygote has {threads} threads; forking it would not be safe")
-    tasks = _user_tasks() + EXTRA_TASKS
-    for kind, limit in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, FILE_BYTES),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_NPROC, tasks),
-    ):
-        hard = resource.getrlimit(kind)[1]
-        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (limit, limit))
-
-
-def _user_tasks() -> int:
-    """How many processes and threads this user has now."""
-    count = 0
-    for name in os.listdir("/proc"):  # noqa: PTH208 - names only
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                if os.stat(f"/proc/{name}").st_uid == os.getuid():  # noqa: PTH116
-                    count += len(os.listdir(f"/proc/{name}/task"))  # noqa: PTH208
-    return count
+        ours = {pid for pid, _ in self._children.values()}
+        found = f"/proc/self/task/{self._pid}/children"
+        with contextlib.suppress(OSError), open(found, "rb") as file:  # noqa: PTH123
+            for pid in map(int, file.read().split()):
+                if pid not in ours:
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                        os.waitpid(pid, 0)
 
 
 def _kill_group(pid: int) -> None:
@@ -224,14 +160,6 @@ def _remove(folder: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prctl(option: int, value: int) -> None:
-    _LIBC.prctl(option, value, 0, 0, 0)
-
-
-def _send(control: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
+def send(control: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
+    """Send one message."""
     socket.send_fds(control, [json.dumps(message).encode()], fds or [])
-
-
-_LIBC = ctypes.CDLL(None)
-INTERPRETER: Any = None
-"""Made before the fork, so that children do not each make one."""

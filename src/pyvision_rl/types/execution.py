@@ -1,0 +1,84 @@
+"""Images and videos, and what happened when code looked at them.
+
+The two records that the sandbox shares with the rest of an episode. Units: pixels for sizes and
+boxes, seconds for ``*_s``. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One image or video, named by its content: equal content, equal record."""
+
+    kind: Literal["image", "video"]
+    sha256: str
+    """Hex digest (see ``media``); the file name in a run's ``media/`` folder."""
+    width: int
+    height: int
+    source: bytes | Path | None = field(default=None, compare=False, repr=False)
+    """Raw RGB pixels (width*height*3 bytes, row-major), or the file that holds the content."""
+
+
+class ExecStatus(StrEnum):
+    """What became of one block of model code. A failure of ours is a SandboxError instead."""
+
+    OK = "ok"
+    RAISED = "raised"
+    TIMEOUT = "timeout"
+    """Interrupted at the limit; variables are kept."""
+    KILLED = "killed"
+    """Did not stop when interrupted; variables are lost."""
+    OOM = "oom"
+    DIED = "died"
+    """The interpreter exited or crashed; variables are lost."""
+    VIOLATION = "violation"
+    """The session broke the protocol and was ended; variables are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Which part of a bound image a shown picture shows."""
+
+    name: str
+    """Of the binding, e.g. ``image_clue_0``."""
+    box: tuple[int, int, int, int]
+    """(left, top, right, bottom) in its pixels; right and bottom are exclusive."""
+    verified: bool = False
+    """The sandbox compared the pixels. False is the word of the process that ran model code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What happened when the sandbox ran one block of the model's code."""
+
+    status: ExecStatus
+    output: str
+    """stdout, stderr and the last expression's value, in order, already cut to the limits."""
+    error: str = ""
+    """The end of the traceback, or why the code was stopped; empty when ``status`` is OK."""
+    images: tuple[Media, ...] = ()
+    """Pictures shown, in order; the session has bound them as ``image_clue_k``."""
+    duration_s: float = 0.0
+    state_lost: bool = False
+    """True when the interpreter was replaced; the next run starts with the initial bindings and
+    the images shown so far."""
+    parts: tuple[str | int, ...] = ()
+    """``output`` in pieces, and between them the indices of ``images``, as they happened. Empty
+    when the order is not known."""
+    sources: tuple[ImageSource | None, ...] = ()
+    """For each image what it shows, None where that is not known. Empty when nothing is known."""
+
+    def __post_init__(self) -> None:
+        if self.parts:
+            if "".join(p for p in self.parts if isinstance(p, str)) != self.output:
+                raise ValueError("the texts of the parts are not the output")
+            if [p for p in self.parts if isinstance(p, int)] != list(range(len(self.images))):
+                raise ValueError("the parts do not name every image once, in order")
+        if self.sources and len(self.sources) != len(self.images):
+            raise ValueError(f"{len(self.sources)} sources for {len(self.images)} images")

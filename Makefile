@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("pyvision-rl needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; name another with: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	@$(call timed,create .venv,$(PYTHON) -m venv .venv)
 	@$(call timed,install $(TORCH),$(BIN)/pip install --quiet -c constraints.txt $(TORCH))
-	@$(call timed,install pyvision-rl,$(BIN)/pip install --quiet -c constraints.txt -e ".[demo$(comma)dev$(comma)data]")
+	@$(call timed,install pyvision-rl,$(BIN)/pip install --quiet -c constraints.txt -e ".[demo$(comma)dev$(comma)data$(comma)sandbox]")
 	@touch $@
 
 comma := ,

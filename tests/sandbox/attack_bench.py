@@ -41,8 +41,8 @@ CANARY = "canary-5e1f0c"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyvision-rl"
 """Where the list of fonts is; sessions may read it."""
 LIMITS: Mapping[str, Any] = {
-    "cpu_s": 4.0,
-    "wall_s": 8.0,
+    "cpu_s": 20.0,
+    "wall_s": 60.0,
     "grace_s": 0.4,
     "memory_mb": 256,
     "scratch_mb": 4,

@@ -144,7 +144,6 @@ OUTPUT = (
         "hundred_figures",
         "for _ in range(100): plt.figure()\nplt.show()",
         Expect(output=r"92 more images were not shown: the limit is 8"),
-        limits={"cpu_s": 20.0, "wall_s": 60.0},
         no_control=OURS,
     ),
     Attack(
@@ -152,7 +151,7 @@ OUTPUT = (
         "giant_print",
         "print('x' * 10**8)",
         Expect(output=r"\n\[\d+ characters cut\]\nx"),
-        limits={"memory_mb": 1024, "cpu_s": 20.0, "wall_s": 60.0},
+        limits={"memory_mb": 1024},
         no_control=OURS,
     ),
     Attack(
@@ -160,7 +159,6 @@ OUTPUT = (
         "million_prints",
         "for i in range(10**6): sys.stdout.write('x\\n')",
         Expect(output=r"\n\[\d+ characters cut\]\nx"),
-        limits={"cpu_s": 20.0, "wall_s": 60.0},
         no_control=OURS,
     ),
     Attack(

@@ -126,7 +126,7 @@ async def search(arena: Arena, other: int, secret: str, plant: str = "") -> str:
     """Search for a secret in a session that a task with that secret was opened for."""
     task = Task(TaskInput("1", "What is it?", (picture(),)), Gold(secret))
     bindings = {f"image_clue_{k}": media for k, media in enumerate(task.input.media)}
-    session = await arena.sandbox.open(bindings, limits(cpu_s=30.0, wall_s=90.0), 0)
+    session = await arena.sandbox.open(bindings, limits(), 0)
     try:
         await session.run(arena.preamble(OTHER=other) + SEARCH)
         if plant:

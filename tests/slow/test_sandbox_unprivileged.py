@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def _can_become_nobody() -> bool:
 @pytest.mark.skipif(not _can_become_nobody(), reason="platform: only root can become nobody")
 @pytest.mark.parametrize("file", FILES)
 def test_attacks_fail_for_an_unprivileged_user(file: str) -> None:
-    folder = Path("/tmp", f"pvrl-nobody-{os.getpid()}")  # below pytest's own nobody may enter none
+    folder = Path(tempfile.mkdtemp(prefix="pvrl-nobody-"))  # others may not enter pytest's own
     work, home = folder / "work", folder / "home"
     try:
         for part in ("src", "tests", "configs"):

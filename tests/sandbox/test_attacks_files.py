@@ -42,7 +42,7 @@ READS = (
         ABSENT,
         at=NO_READ,
         control=DONE,
-        paths=(HOST, str(ROOT), str(ROOT / "tests")),
+        paths=(HOST, str(ROOT / "src"), str(ROOT / "tests")),
     ),
     Attack(
         "052b",
@@ -65,7 +65,8 @@ READS = (
         words("ENOENT", "LIBRARY", "EACCES"),
         at=NO_READ,
         control=words("FOREIGN", "LIBRARY"),
-        paths=(HOST, str(Path.home()), str(ROOT.parent), "/home", "/var", "/srv"),
+        # An environment inside the checkout lies on the way to the interpreter.
+        paths=(HOST, str(Path.home()), str(ROOT), str(ROOT.parent), "/home", "/var", "/srv"),
     ),
     Attack(
         "052c",

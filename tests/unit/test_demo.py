@@ -660,8 +660,9 @@ def test_the_benchmark_figure_is_drawn_from_the_run_folders(tmp_path: Path) -> N
         for arm in ("plain", "tool_reward"):
             with RunWriter(tmp_path / f"seed-{seed}/rl-{arm}", Config(), "rl") as run:
                 run.metrics(1, {"tool_calls": 0.5 + seed, "eval_accuracy_hard": 0.2})
-    starts = {"hard_start": 0.1, "easy_start": 0.8}
-    draw(tmp_path, {0: starts, 1: starts}, tmp_path / "f.png", title="t")
+    models = ("start", "plain", "tool_reward")
+    row = {f"{category}_{model}": 0.5 for category in ("easy", "hard") for model in models}
+    draw(tmp_path, {0: row, 1: row}, tmp_path / "f.png", title="t")
     with Image.open(tmp_path / "f.png") as picture:
         assert picture.size == (1800, 585)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import FAMILIES, decoder, given, make_tiny, noise
+from tiny_models import FAMILIES, ROUNDING, decoder, given, make_tiny, noise
 
 from pyvision_rl.errors import PolicyError, RenderError
 from pyvision_rl.images import grid, patches
@@ -201,7 +201,7 @@ def test_scores_are_those_of_one_forward_over_the_finished_trajectory(
         assert len(got) == len(want) >= 12
         worst = max(worst, float(np.abs(want - got).max()))
     # Dividing logits by the temperature divides their rounding errors too.
-    assert worst <= 1e-5 / temperature
+    assert worst <= ROUNDING / temperature
 
 
 def test_a_row_writes_the_same_alone_and_in_company(tiny: Tiny) -> None:
@@ -254,7 +254,7 @@ def test_forced_tokens_begin_the_turn_and_are_scored(tiny: Tiny) -> None:
     assert done.token_ids[: len(forced)] == forced
     assert other.token_ids[: len(forced)] != forced
     want = full_forward(tiny.model, (prompt, sampled(done)), 0.8)
-    assert np.abs(want - done.logprobs).max() <= 1e-5
+    assert np.abs(want - done.logprobs).max() <= ROUNDING
 
 
 def test_a_forced_placeholder_is_refused(qwen: Tiny) -> None:
@@ -404,7 +404,7 @@ def test_a_new_version_drops_caches_and_is_named(qwen: Tiny, tmp_path: Path) -> 
     (after,) = play(policy, ask(*history))
     assert (before.policy_version, after.policy_version) == (0, 3)
     want = full_forward(model, (*history, sampled(after)), 1.0)[len(before.token_ids) :]
-    assert np.abs(want - after.logprobs).max() <= 1e-5
+    assert np.abs(want - after.logprobs).max() <= ROUNDING
 
 
 def test_weights_may_not_change_during_a_turn(qwen: Tiny) -> None:

@@ -18,7 +18,7 @@ from pyvision_rl.train.interrupts import Interrupted
 from pyvision_rl.train.rl import TaskStream, _shuffled, run_rl
 from pyvision_rl.types import EndReason, Group, Task, Trajectory
 from tests.fakes import Colours
-from tests.tiny_models import make_tiny
+from tests.tiny_models import ROUNDING, make_tiny
 
 TIMES = ("time", "sample_s", "update_s")
 
@@ -68,7 +68,8 @@ def test_a_resumed_run_continues_bit_identically(model: Path, tmp_path: Path) ->
 
 def test_sampling_and_training_agree_on_log_probabilities(model: Path, tmp_path: Path) -> None:
     run_rl(config(model), tmp_path / "run")
-    assert all(float(str(m["train_mismatch"])) <= 1e-5 for m in metrics(tmp_path / "run"))
+    worst = max(float(str(m["train_mismatch"])) for m in metrics(tmp_path / "run"))
+    assert worst <= ROUNDING, worst
 
 
 def test_every_generated_trajectory_is_in_the_folder_with_its_fate(

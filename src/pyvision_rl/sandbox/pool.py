@@ -99,6 +99,11 @@ class ZygoteSandbox:
         """Process id of the zygote while it runs."""
         return None if self._zygote is None or self._zygote.lost else self._zygote.pid
 
+    @property
+    def level(self) -> levels.Level | None:
+        """The level that sessions run at, once a zygote has started."""
+        return None if self._isolation is None else self._isolation.level
+
     async def open(
         self, bindings: Mapping[str, Media], limits: SandboxLimits, seed: int
     ) -> ZygoteSession:

@@ -36,7 +36,7 @@ CORE = (
 MAX_CORE = 2_500
 MAX_RUN = 5_000
 """What a tiny run imports, without the sandbox."""
-MAX_SANDBOX = 1_600
+MAX_SANDBOX = 1_700
 """The driver's side of the sandbox."""
 MAX_INSIDE = 2_000
 """What runs beside model code."""

@@ -57,7 +57,13 @@ class RunningCell:
         """
         exchange = self.exchange
         try:
-            await exchange.ask({"op": "run", "code": code, "number": number})
+            try:
+                async with asyncio.timeout(self.limits.wall_s + self.limits.grace_s):
+                    await exchange.ask({"op": "run", "code": code, "number": number})
+            except TimeoutError:
+                await self._kill()
+                why = "killed, because it did not take the code of this cell"
+                return ExecStatus.KILLED, f"the interpreter was {why}; {_LOST}"
             over = await self._wait()
             if over is not None:
                 killed = await self._stop(over)

@@ -174,7 +174,8 @@ class Forker:
             raise
         if not alive:
             await child.end()
-            raise SandboxError("the sandbox zygote died while it started a session")
+            why = child.fault or "the sandbox zygote died meanwhile"
+            raise SandboxError(f"a session did not start: {why}")
         return child
 
     def lose(self) -> None:

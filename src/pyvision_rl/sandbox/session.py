@@ -122,7 +122,7 @@ class ZygoteSession:
             clean = False
             try:
                 execution = await self._run(code)
-                clean = not execution.state_lost
+                clean = not (execution.state_lost or self._closed)
             finally:
                 # Lost, failed or cancelled: what the child would say next belongs to nobody.
                 if not clean and self._child is not None:

@@ -143,6 +143,10 @@ class Jail:
         kernel.prctl(kernel.PDEATHSIG, 9)
         if not plan.namespaced and os.getppid() != parent:
             raise ProcessLookupError("the zygote died")
+        # Flags belong to the open file: one shared with other sessions would be a way to talk.
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
         if plan.landlocked:
             landlock.restrict(self._ruleset)
         os.dup2(sock, 3)

@@ -26,13 +26,12 @@ def leave() -> bool:
     """Let the next child be the first process of a new PID namespace; True if that took a user one.
 
     Raises:
-        OSError: Neither is this process root with its capabilities, nor may it make user
-            namespaces.
+        OSError: This process is root without its capabilities, or may not make user namespaces.
     """
     if os.geteuid() == 0:
-        with contextlib.suppress(OSError):
-            kernel.unshare(kernel.NEWPID)
-            return False
+        # No user namespace instead: sessions would own what root owns, such as /proc/sys.
+        kernel.unshare(kernel.NEWPID)
+        return False
     _leave_users(kernel.NEWPID)
     return True
 
@@ -99,9 +98,9 @@ def build_root(place: str, paths: list[str]) -> bool:
     return proc
 
 
-def mount_proc(folder: str = "/proc") -> None:
+def mount_proc(folder: str = "/proc", flags: int = 0) -> None:
     """Show the processes of this PID namespace."""
-    kernel.mount("proc", folder, "proc", _PLAIN | kernel.NOEXEC)
+    kernel.mount("proc", folder, "proc", _PLAIN | kernel.NOEXEC | flags)
 
 
 def private(scratch_mb: int, *, uid: int | None, proc: bool) -> None:
@@ -116,7 +115,8 @@ def private(scratch_mb: int, *, uid: int | None, proc: bool) -> None:
         options = f"size={scratch_mb}m,nr_inodes=16384,mode=700{owner}"
         kernel.mount("tmpfs", SCRATCH, "tmpfs", _PLAIN | kernel.NOEXEC, options)
     if proc:
-        mount_proc()
+        # Without a user of its own the session still has to enter a user namespace by /proc/self.
+        mount_proc(flags=0 if uid is None else kernel.RDONLY)
     os.chdir(SCRATCH)
 
 

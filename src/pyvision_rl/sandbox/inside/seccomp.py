@@ -27,7 +27,7 @@ rt_sigsuspend:130:133 sigaltstack:131:132 restart_syscall:219:128 pause:34:- pre
 pwrite64:18:68 readv:19:65 writev:20:66 preadv:295:69 pwritev:296:70 preadv2:327:286
 pwritev2:328:287 sendfile:40:71 splice:275:76 tee:276:77 copy_file_range:326:285 readahead:187:213
 fadvise64:221:223 fallocate:285:47 sync_file_range:277:84 pipe:22:- pipe2:293:59 select:23:-
-pselect6:270:72 dup:32:23 dup2:33:- dup3:292:24 flock:73:32 fsync:74:82 fdatasync:75:83
+pselect6:270:72 dup:32:23 dup2:33:- dup3:292:24 fsync:74:82 fdatasync:75:83
 ftruncate:77:46 close_range:436:436 epoll_create:213:- epoll_create1:291:20 epoll_ctl:233:21
 epoll_ctl_old:214:- epoll_wait:232:- epoll_pwait:281:22 epoll_pwait2:441:441 eventfd:284:-
 eventfd2:290:19 timerfd_create:283:85 timerfd_settime:286:86 timerfd_gettime:287:87 signalfd:282:-
@@ -60,7 +60,7 @@ socket:41:198 connect:42:203 bind:49:200 listen:50:201 accept:43:202 accept4:288
 _REFUSED = """
 fork:57:- vfork:58:- execve:59:221 execveat:322:281 ptrace:101:117 process_vm_readv:310:270
 process_vm_writev:311:271 process_madvise:440:440 process_mrelease:448:448 kcmp:312:272
-pidfd_open:434:434 pidfd_getfd:438:438 pidfd_send_signal:424:424 tkill:200:130
+flock:73:32 pidfd_open:434:434 pidfd_getfd:438:438 pidfd_send_signal:424:424 tkill:200:130
 rt_sigqueueinfo:129:138 rt_tgsigqueueinfo:297:240 mount:165:40 umount2:166:39 pivot_root:155:41
 chroot:161:51 unshare:272:97 setns:308:268 fsopen:430:430 fsconfig:431:431 fsmount:432:432
 fspick:433:433 move_mount:429:429 open_tree:428:428 mount_setattr:442:442 listmount:458:458

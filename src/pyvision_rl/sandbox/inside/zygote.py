@@ -68,14 +68,18 @@ class Zygote:
             return False
         message = json.loads(data)
         number = message["id"]
-        if message["op"] == "group":
-            pid = os.fork()
-            if pid == 0:
+        try:
+            pid = os.fork() if message["op"] == "group" else self._jail.fork()
+        except (OSError, RuntimeError) as error:  # of this child only: the others live on
+            for fd in fds:
+                os.close(fd)
+            send(self._control, {"op": "fault", "id": number, "why": str(error)})
+            send(self._control, {"op": "exit", "id": number, "code": FAILED})
+            return True
+        if pid == 0:
+            if message["op"] == "group":
                 self._become_group(fds, message["preload"], message["images"])
-        else:
-            pid = self._jail.fork()
-            if pid == 0:
-                self._become_child(fds[0], number, message["scratch_mb"])
+            self._become_child(fds[0], number, message["scratch_mb"])
         for fd in fds:
             os.close(fd)
         pidfd = os.pidfd_open(pid)

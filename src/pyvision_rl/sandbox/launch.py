@@ -195,6 +195,8 @@ def readable_paths(libraries: list[str]) -> list[str]:
     """Return what an isolated interpreter must be able to read."""
     paths = [*SYSTEM.split(), *libraries]
     paths += [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
-    paths += [f"{sys.base_prefix}/lib", *os.environ.get("LD_LIBRARY_PATH", "").split(":")]
+    # Absolute ones only: "." would show the driver's working directory.
+    named = [p for p in os.environ.get("LD_LIBRARY_PATH", "").split(":") if p.startswith("/")]
+    paths += [f"{sys.base_prefix}/lib", *named]
     # A link is shown as a link: what it leads to must be there too.
     return sorted({p for path in paths if path for p in (path, os.path.realpath(path))})

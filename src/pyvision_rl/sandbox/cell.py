@@ -19,7 +19,7 @@ from pyvision_rl.sandbox.inside import protocol
 from pyvision_rl.sandbox.process import END_S, Child
 from pyvision_rl.types import ExecStatus
 
-_LAST_WORDS_S = 1.0
+_LAST_WORDS_S = 3.0
 """For the end of a process that has closed its socket."""
 _LOST = "all variables are lost"
 

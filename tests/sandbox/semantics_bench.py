@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Mapping
@@ -100,3 +104,20 @@ def all_gone(pids: list[int], within_s: float = 2.0) -> bool:
 
 def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def said_by_killed_driver(script: str, folder: Path) -> str:
+    """Run a driver of its own that kills itself in the end; return what it printed."""
+    path = folder / "driver.py"
+    path.write_text(textwrap.dedent(script))
+    source = Path(sys.modules["pyvision_rl"].__file__ or "").parent.parent
+    ran = subprocess.run(
+        [sys.executable, str(path)],
+        env={**os.environ, "PYTHONPATH": str(source), "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    return ran.stdout

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
-from semantics_bench import SHORT, Bench, all_gone, children, picture
+from semantics_bench import SHORT, Bench, all_gone, children, picture, said_by_killed_driver
 
 from pyvision_rl.types import ExecStatus
 
@@ -89,22 +84,11 @@ def test_no_process_of_a_cell_outlives_a_driver_that_is_killed(tmp_path: Path) -
 
     asyncio.run(main())
     """
-    path = tmp_path / "driver.py"
-    path.write_text(textwrap.dedent(script))
-    source = Path(sys.modules["pyvision_rl"].__file__ or "").parent.parent
-    ran = subprocess.run(
-        [sys.executable, str(path)],
-        env={**os.environ, "PYTHONPATH": str(source), "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ran.returncode == -signal.SIGKILL, ran.stderr
-    words = ran.stdout.replace("(", " ").replace(")", " ").replace(",", " ").split()
+    said = said_by_killed_driver(script, tmp_path)
+    words = said.replace("(", " ").replace(")", " ").replace(",", " ").split()
     assert len(words) == 3
     assert all_gone([int(word) for word in words])
     end = time.monotonic() + 2
     while len(list(tmp_path.iterdir())) > 1 and time.monotonic() < end:
         time.sleep(0.01)
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [tmp_path / "driver.py"]

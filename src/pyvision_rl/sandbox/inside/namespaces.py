@@ -22,8 +22,8 @@ _USER = 1000
 """The user that a session sees itself as, where it has no user of its own."""
 
 
-def leave() -> bool:
-    """Let the next child be the first process of a new PID namespace; True if that took a user one.
+def leave() -> None:
+    """Let the next child be the first process of a new PID namespace.
 
     Raises:
         OSError: This process is root without its capabilities, or may not make user namespaces.
@@ -31,9 +31,8 @@ def leave() -> bool:
     if os.geteuid() == 0:
         # No user namespace instead: sessions would own what root owns, such as /proc/sys.
         kernel.unshare(kernel.NEWPID)
-        return False
-    _leave_users(kernel.NEWPID)
-    return True
+    else:
+        _leave_users(kernel.NEWPID)
 
 
 def count_alone() -> None:

@@ -24,7 +24,7 @@ def config_reference() -> str:
     lines = [
         "# Config reference",
         "",
-        "Made from the field docs in `src/pyvision_rl/config.py` by `make docs`; do not edit it.",
+        "Made from the field docs in `src/pyvision_rl/config/` by `make docs`; do not edit it.",
         "One TOML file is one run. Unknown keys are errors. Every key can be set from the command",
         "line with `--set section.key=value`; entries of lists by index,",
         "`--set sft.stages.0.steps=3`.",

@@ -1,0 +1,144 @@
+"""The sections that say what is learnt from episodes, and what is measured beside it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pyvision_rl.config.base import Section
+from pyvision_rl.config.episodes import TasksConfig
+
+
+class SelectionConfig(Section):
+    """Oversample, filter, rank (paper section 3.3)."""
+
+    groups_per_step: int = Field(16, gt=0)
+    """Groups that one update uses."""
+    oversample: float = Field(2.0, ge=1)
+    """Groups generated per round = groups_per_step * oversample."""
+    filters: tuple[str, ...] = ("infra", "ungraded", "over_length", "zero_std")
+    rank_by: Literal["reward_std", "none"] = "reward_std"
+    max_rounds: int = Field(1, gt=0)
+    """Generation rounds before an update goes on with fewer groups."""
+    on_short: Literal["train", "error"] = "train"
+    """What to do when ``max_rounds`` did not fill the batch; a short batch is counted."""
+    normalize_std: bool = False
+    """Divide advantages by the group's std (standard GRPO; the paper removes it)."""
+
+
+class TrainConfig(Section):
+    """The optimizer and the objective, shared by SFT and RL."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon on hidden matrices, AdamW on the rest."""
+    learning_rate: float = Field(1e-6, gt=0)
+    muon_learning_rate: float = Field(0.004, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
+    """Where cosine ends, as a share of the peak."""
+    grad_clip: float = Field(1.0, gt=0)
+    steps: int = Field(100, gt=0)
+    """RL steps (SFT counts its steps in its stages)."""
+    micro_batch_tokens: int = Field(16384, gt=0)
+    """Padded tokens of one forward pass; micro-batches only bound memory, never the loss."""
+    clip_low: float = Field(0.2, gt=0)
+    """Clips pi/pi_old to [1 - clip_low, 1 + clip_high]. RL makes one update per batch, so both act
+    only where the sampler's log-probabilities differ from the learner's (``mixed_precision``)."""
+    clip_high: float = Field(0.2, gt=0)
+    loss_norm: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    """token_mean is over the whole batch; constant is Dr. GRPO's."""
+    constant_tokens: float = Field(1024, gt=0)
+    """The divisor per trajectory when ``loss_norm = "constant"``."""
+    freeze_vision: bool = False
+    gradient_checkpointing: bool = False
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Of the learner's passes; the sampler keeps to ``policy.dtype``, so ratios start off 1."""
+    save_every: int = Field(10, gt=0)
+    keep_checkpoints: int = Field(2, gt=0)
+    eval_every: int = Field(0, ge=0)
+    """Steps between held-out evaluations in RL; 0 evaluates only on request."""
+
+
+class TokenWeight(Section):
+    """Loss weight of the tokens whose decoded text matches a whole pattern."""
+
+    pattern: str
+    weight: float = Field(gt=0)
+
+
+class SftDataConfig(Section):
+    """One source of SFT examples."""
+
+    kind: Literal["pairs", "scripts", "trajectories"]
+    """pairs: prompt and target from the task set. scripts: the task set's scripted turns,
+    executed in the sandbox. trajectories: a run folder (or a rollouts JSONL)."""
+    tasks: TasksConfig | None = None
+    count: int | None = Field(None, gt=0)
+    """Examples to draw; None takes all."""
+    path: str = ""
+    weight: float = Field(1.0, gt=0)
+    """Share of a batch drawn from this source, relative to the stage's other sources."""
+
+
+class SftStageConfig(Section):
+    """A stretch of SFT with its own data and learning-rate curve."""
+
+    name: str
+    steps: int = Field(gt=0)
+    batch_size: int = Field(32, gt=0)
+    learning_rate: float | None = Field(None, gt=0)
+    """None takes train.learning_rate."""
+    muon_learning_rate: float | None = Field(None, gt=0)
+    data: tuple[SftDataConfig, ...]
+    token_weights: tuple[TokenWeight, ...] = ()
+    stop_when: Literal["", "probe"] = ""
+    """probe: measure every ``probe_every`` steps, stop at the first step inside the window
+    of ``[probe]``, otherwise keep the checkpoint that came nearest to it."""
+    min_steps: int = Field(0, ge=0)
+    """No stop before this step of the stage; at most ``steps``."""
+    probe_every: int = Field(25, gt=0)
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning: stages in order, one optimizer each."""
+
+    stages: tuple[SftStageConfig, ...] = ()
+
+
+class ProbeConfig(Section):
+    """Forced first action: what is the tool worth to this model on these tasks?"""
+
+    tasks: TasksConfig | None = None
+    """None uses ``[tasks]``."""
+    num_tasks: int = Field(96, gt=0)
+    rollouts: int = Field(4, gt=0)
+    tool_start: str = "<code>"
+    """Text that forces the first turn to be code."""
+    direct_start: str = "<answer>"
+    tool_share: tuple[float, float] = (0.0, 1.0)
+    """Window of the free share of episodes that use the tool; used by ``stop_when``."""
+    gain: tuple[float, float] = (-1.0, 1.0)
+    """Window of E[R_acc | tool] - E[R_acc | direct]."""
+    gain_with_bonus: tuple[float, float] = (-1.0, 2.0)
+    """The same difference with the tool reward of ``[rewards]`` added."""
+    category_weights: dict[str, float] = Field(default_factory=dict)
+    """Category -> weight in the expectation; empty weighs tasks equally. Lets a probe draw
+    rare categories often and still speak for the training mix."""
+
+
+class EvalConfig(Section):
+    """Held-out evaluation."""
+
+    tasks: TasksConfig | None = None
+    """None uses ``[tasks]``."""
+    num_tasks: int | None = Field(None, gt=0)
+    samples: int = Field(1, gt=0)
+    """Rollouts per task."""
+    temperature: float | None = Field(None, ge=0)
+    """None takes policy.temperature."""
+    forced_start: str = ""
+    """Text every first turn must begin with."""

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pyvision_rl.advantages import assign
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config
-from pyvision_rl.errors import CheckpointError, ConfigError, TaskError, TrainError
+from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.evaluate import EvalResult, evaluate_now
 from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
-from pyvision_rl.selection import num_usable, select
-from pyvision_rl.tasks.base import TaskSet
+from pyvision_rl.selection import select
 from pyvision_rl.train.checkpoints import (
     drop_after,
     find_checkpoint,
@@ -33,9 +31,9 @@ from pyvision_rl.train.checkpoints import (
     restore_rng,
     save_checkpoint,
 )
+from pyvision_rl.train.collecting import TaskStream, collect
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner
-from pyvision_rl.types import Group, Task, TaskInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,64 +44,6 @@ class RlResult:
     model: Path
     """Link to the last checkpoint: an ordinary Hugging Face directory."""
     steps: int
-
-
-@dataclass(slots=True)
-class TaskStream:
-    """Tasks in a seeded order, epoch after epoch; ``position`` is all that a resume needs."""
-
-    tasks: TaskSet
-    count: int
-    seed: int
-    position: int = 0
-    check: Callable[[TaskInput], object] = lambda _: None
-    """Raises TaskError for a task that cannot be shown."""
-    _skipped: list[str] = field(default_factory=list)
-
-    def take(self, number: int) -> list[Task]:
-        """Return the next ``number`` tasks; one that cannot be read is skipped and noted.
-
-        Raises:
-            TaskError: A whole epoch has no readable task.
-        """
-        drawn: list[Task] = []
-        misses = 0
-        while len(drawn) < number:
-            epoch, index = divmod(self.position, self.count)
-            self.position += 1
-            try:
-                task = self.tasks[_shuffled(index, self.count, derive_seed(self.seed, epoch))]
-                self.check(task.input)
-            except TaskError as error:
-                misses += 1
-                self._skipped.append(str(error))
-                if misses >= self.count:
-                    raise
-                continue
-            drawn.append(task)
-        return drawn
-
-    def skipped(self) -> list[tuple[str, str]]:
-        """Return (event, reason) of every task skipped since the last call."""
-        found, self._skipped = self._skipped, []
-        return [("skipped_task", reason) for reason in found]
-
-
-def _shuffled(index: int, count: int, seed: int) -> int:
-    """Return where a seeded permutation of ``range(count)`` sends ``index``.
-
-    A Feistel network with cycle walking: no table, so a set of 10^9 tasks costs nothing.
-    """
-    bits = max(2, (count - 1).bit_length() + 1) // 2
-    mask = (1 << bits) - 1
-    value = index
-    while True:
-        left, right = value >> bits, value & mask
-        for round_ in range(4):
-            left, right = right, left ^ (derive_seed(seed, round_, right) & mask)
-        value = left << bits | right
-        if value < count:
-            return value
 
 
 def run_rl(
@@ -186,7 +126,7 @@ def _train_step(
     policy: Any = assembly.harness.policy
     policy.set_version(step - 1)
     began = time.perf_counter()
-    groups = _collect(assembly, stream, step)
+    groups = collect(assembly, stream, step)
     batch = select(groups, config.selection)
     sampled = time.perf_counter()
     # Before the update: what it fails on should be there to be looked at.
@@ -213,31 +153,6 @@ def _train_step(
         f"kept {len(batch.samples)}/{batch.num_generated}  "
         f"{numbers['sample_s'] + numbers['update_s']:.1f} s"
     )
-
-
-def _collect(assembly: Assembly, stream: TaskStream, step: int) -> list[Group]:
-    """Oversample: generate rounds of groups until enough survive the filters (paper section 3.3).
-
-    Raises:
-        TrainError: ``max_rounds`` did not fill the batch and ``on_short`` is "error".
-    """
-    selection = assembly.config.selection
-    per_round = max(1, round(selection.groups_per_step * selection.oversample))
-    groups: list[Group] = []
-    for round_ in range(selection.max_rounds):
-        fresh = assembly.rollout(
-            stream.take(per_round), seed=derive_seed(assembly.config.seed, "step", step, round_)
-        )
-        groups += [assign(g, normalize_std=selection.normalize_std) for g in fresh]
-        if num_usable(groups, selection) >= selection.groups_per_step:
-            return groups
-    if selection.on_short == "error":
-        raise TrainError(
-            f"step {step}: {num_usable(groups, selection)} of {len(groups)} groups survived the "
-            f"filters in {selection.max_rounds} rounds; selection.groups_per_step wants "
-            f"{selection.groups_per_step}. The tasks are too hard or too easy for this model"
-        )
-    return groups
 
 
 def _eval_metrics(result: EvalResult) -> dict[str, float]:

@@ -26,9 +26,10 @@ from pyvision_rl.types import EndReason, Media, Task, Trajectory
 
 def collect_scripts(
     config: Config,
-    tasks_config: TasksConfig,
+    tasks_config: TasksConfig | None,
     count: int | None = None,
     *,
+    max_wrong: float = 0.0,
     seen_by: VisionSpec | None = None,
 ) -> list[Trajectory]:
     """Return the scripted solutions of a task set, executed in the sandbox, one per task.
@@ -37,28 +38,39 @@ def collect_scripts(
         config: Its policy section gives the renderer; the policy itself is replaced by scripts.
         tasks_config: A task set with scripts.
         count: The first ``count`` tasks; None takes all.
+        max_wrong: Share of scripts that may answer wrongly.
         seen_by: Replace each image by what a model of this pixel rule sees of it. Changes no
             token and no patch, and keeps thousands of trajectories small.
 
     Raises:
-        ConfigError: The task set has no scripts.
-        TrainError: A script failed to run to its answer: a bug of the task set.
+        ConfigError: The task set is missing or has no scripts.
+        TrainError: A script failed to run to its answer, or too many answers are wrong: a bug of
+            the task set.
     """
     tasks = build_tasks(tasks_config)
     total = min(count or len(tasks), num_tasks(tasks, tasks_config))
     scripts: dict[str, tuple[str, ...]] = {}
     trajectories: list[Trajectory] = []
+    name = tasks_config.name if tasks_config else ""
+    wrong: list[Trajectory] = []
     with assemble(config, scripts=scripts) as assembly:
         for chunk in chunks(total):
             groups = assembly.rollout(
-                _draw(tasks, chunk, scripts, tasks_config.name),
+                _draw(tasks, chunk, scripts, name),
                 seed=derive_seed(config.seed, "scripts", chunk.start),
                 group_size=1,
             )
             for group in groups:
                 trajectory = group.trajectories[0]
-                _check_script(trajectory, tasks_config.name)
+                _check_script(trajectory, name)
+                if trajectory.reward is None or not trajectory.reward.correct:
+                    wrong.append(trajectory)
                 trajectories.append(shrink(trajectory, seen_by) if seen_by else trajectory)
+    if len(wrong) > max_wrong * total:
+        raise TrainError(
+            f"{len(wrong)} of {total} scripts of task set {name!r} answer wrongly, e.g. "
+            f"{wrong[0].task_id!r} with answer {wrong[0].answer!r}; max_wrong = {max_wrong}"
+        )
     return trajectories
 
 
@@ -91,14 +103,13 @@ def run_rollout(config: Config, out: Path, report: Callable[[str], None] = lambd
 
 
 def _check_script(trajectory: Trajectory, name: str) -> None:
-    """Refuse a script that would teach an error, a wrong answer, or none."""
+    """Refuse a script that would teach an error, or no answer."""
     raised = next((e for t in trajectory.turns if (e := t.execution) and e.status != "ok"), None)
-    right = trajectory.reward is not None and trajectory.reward.correct
-    if trajectory.end is EndReason.ANSWERED and right and raised is None:
+    if trajectory.end is EndReason.ANSWERED and raised is None:
         return
     what = raised.error if raised else trajectory.error
     raise TrainError(
-        f"a script of task set {name!r} does not solve its task: {trajectory.task_id!r} ended "
+        f"a script of task set {name!r} does not run to its answer: {trajectory.task_id!r} ended "
         f"{trajectory.end} with answer {trajectory.answer!r} {what}".rstrip()
     )
 

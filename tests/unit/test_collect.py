@@ -47,7 +47,10 @@ def test_a_script_that_does_not_reach_its_answer_is_an_error_that_names_the_task
 @pytest.mark.parametrize(
     ("turns", "word"),
     [
-        (("<answer>\n\\boxed{no such colour}\n</answer>",), "with answer 'no such colour'"),
+        (
+            ("<answer>\n\\boxed{no such colour}\n</answer>",),
+            "'colour-0' with answer 'no such colour'",
+        ),
         (("```python\nx\n```", "```python\nx\n```"), "ended turn_limit"),
     ],
 )
@@ -65,6 +68,21 @@ def test_a_script_that_teaches_something_wrong_is_refused(
     )
     with pytest.raises(TrainError, match=word):
         collect_scripts(one_call, TasksConfig(name="wrong_colours:Wrong"), 1)
+
+
+def test_an_unreliable_teacher_may_be_wrong_as_often_as_allowed_and_no_oftener() -> None:
+    class Half(Colours):
+        def script(self, index: int) -> tuple[str, ...]:
+            wrong = ("<answer>\n\\boxed{no such colour}\n</answer>",)
+            return wrong if index % 2 else super().script(index)
+
+    sys.modules["half_colours"] = types.ModuleType("half_colours")
+    sys.modules["half_colours"].Half = Half  # type: ignore[attr-defined]
+    tasks = TasksConfig(name="half_colours:Half")
+    done = collect_scripts(CONFIG, tasks, 4, max_wrong=0.5)
+    assert [t.reward.correct for t in done if t.reward] == [True, False, True, False]
+    with pytest.raises(TrainError, match=r"2 of 4 scripts .* max_wrong = 0.4"):
+        collect_scripts(CONFIG, tasks, 4, max_wrong=0.4)
 
 
 def test_a_task_set_without_scripts_is_refused(tmp_path: Path) -> None:

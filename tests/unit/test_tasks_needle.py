@@ -218,6 +218,22 @@ def test_missed_windows_lie_anywhere_and_the_answer_stays_right() -> None:
     assert hits < 20
 
 
+def test_a_misreading_teacher_errs_after_looking_only_and_names_another_digit() -> None:
+    always = needle(mix={"easy": 1, "hard": 1}, direct=0.5, misread=1.0)
+    right = needle(mix={"easy": 1, "hard": 1}, direct=1.0)
+    for index in range(100):
+        script, (answer,) = always.script(index), right.script(index)
+        assert (script[-1] == answer) == (len(script) == 1)
+        assert re.fullmatch(r"<answer>\n\\boxed\{\d\}\n</answer>", script[-1])
+
+
+def test_half_of_the_looks_are_misread_at_one_half() -> None:
+    tasks = needle(mix={"easy": 1, "hard": 1}, direct=0.0, misread=0.5)
+    right = needle(mix={"easy": 1, "hard": 1}, direct=1.0)
+    wrong = sum(tasks.script(i)[-1] != right.script(i)[-1] for i in range(400))
+    assert 160 < wrong < 240  # sd 10
+
+
 def test_pairs_come_in_their_proportions_and_are_the_same_every_time() -> None:
     pairs = needle().pairs(40)
     kinds = Counter(part.text for pair in pairs for part in pair.parts if isinstance(part, Text))

@@ -114,7 +114,7 @@ class Wiring:
         yield SftParts(
             model=model,
             renderer=load_renderer(path, model.vision),
-            run_scripts=lambda tasks, count: [],
+            run_scripts=lambda data: [],
             probe=probe,
             metrics=metrics,
         )
@@ -600,7 +600,7 @@ def source_of(path: Path, **more: Any) -> Any:
     return Config.model_validate({"sft": {"stages": [stage]}}).sft.stages[0].data[0]
 
 
-def no_scripts(tasks: Any, count: int | None) -> list[Trajectory]:
+def no_scripts(data: Any) -> list[Trajectory]:
     return []
 
 

@@ -80,6 +80,8 @@ class SftDataConfig(Section):
     count: int | None = Field(None, gt=0)
     """Examples to draw; None takes all."""
     path: str = ""
+    max_wrong: float = Field(0.0, ge=0, le=1)
+    """Share of scripts that may answer wrongly, as an unreliable teacher does; more is an error."""
     weight: float = Field(1.0, gt=0)
     """Share of a batch drawn from this source, relative to the stage's other sources."""
 

@@ -13,6 +13,7 @@ block) and answers, or answers at once. It always gives the right digit, also wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 import numpy as np
@@ -79,6 +80,8 @@ class Options(BaseModel):
     """Weights of scripts with 1, 2 and 3 calls (easy and hard)."""
     miss: Share = 0.0
     """Probability that a script's window lies anywhere instead of around the tile."""
+    misread: Share = 0.0
+    """Probability that a script that looked answers with another digit than the right one."""
     context_px: int = Field(112, gt=0)
     """Pairs hold the canvas shrunk to this side: what a model with that pixel limit sees."""
     crop_px: int = Field(56, gt=0)
@@ -143,7 +146,7 @@ class NeedleTasks:
         """
         scene, rng = self._scene(index)
         options = self.options
-        answer = _answer(scene)
+        answer = _answer([tile.digit for tile in scene.tiles])
         return Task(
             TaskInput(
                 id=f"needle-{options.split}-{options.seed}-{index}",
@@ -164,7 +167,9 @@ class NeedleTasks:
         return self._scene(index)[0]
 
     def script(self, index: int) -> tuple[str, ...]:
-        """Return the assistant turns that solve task ``index``; the last one answers.
+        """Return the assistant turns for task ``index``; the last one answers.
+
+        The answer is right but for ``misread``.
 
         Raises:
             IndexError: There is no such task.
@@ -174,7 +179,10 @@ class NeedleTasks:
         windows = []
         if rng.random() >= self.options.direct_share(scene.category):
             windows = [self._look(rng, tile, cells) for tile, cells in self._looks(rng, scene)]
-        return (*(_code_turn(window) for window in windows), _answer_turn(_answer(scene)))
+        digits = [tile.digit for tile in scene.tiles]
+        if windows and rng.random() < self.options.misread:
+            digits[0] = (digits[0] + int(rng.integers(1, 10))) % 10
+        return (*(_code_turn(window) for window in windows), _answer_turn(digits))
 
     def pairs(self, count: int) -> tuple[Pair, ...]:
         """Return ``count`` raw perception pairs, of three kinds in the ratio 1:2:1.
@@ -271,9 +279,9 @@ def _shrunk(image: Image.Image, side: int) -> Media:
     return image_media(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _answer(scene: Scene) -> str:
+def _answer(digits: Sequence[int]) -> str:
     """The digits, in the order of the question."""
-    return " ".join(str(tile.digit) for tile in scene.tiles)
+    return " ".join(map(str, digits))
 
 
 def _code_turn(window: tuple[int, int, int, int]) -> str:
@@ -290,6 +298,6 @@ def _code_turn(window: tuple[int, int, int, int]) -> str:
     return f"<code>\n```python\n{code}\n```\n</code>"
 
 
-def _answer_turn(answer: str) -> str:
+def _answer_turn(digits: Sequence[int]) -> str:
     """A turn that answers."""
-    return f"<answer>\n\\boxed{{{answer}}}\n</answer>"
+    return f"<answer>\n\\boxed{{{_answer(digits)}}}\n</answer>"

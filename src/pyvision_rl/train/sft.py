@@ -189,8 +189,8 @@ def wire_parts(config: Config, out: Path, start: Checkpoint | None) -> Iterator[
             yield SftParts(
                 model=model,
                 renderer=assembly.harness.renderer,
-                run_scripts=lambda tasks, count: collect_scripts(
-                    settings, tasks, count, seen_by=model.vision
+                run_scripts=lambda data: collect_scripts(
+                    settings, data.tasks, data.count, max_wrong=data.max_wrong, seen_by=model.vision
                 ),
                 probe=lambda: probe_model(assembly),
                 metrics=writer.metrics,

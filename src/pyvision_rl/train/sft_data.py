@@ -16,7 +16,7 @@ import numpy as np
 
 from pyvision_rl.assemble import build_tasks
 from pyvision_rl.checks_sft import compile_rules
-from pyvision_rl.config import Config, SftDataConfig, TasksConfig, TokenWeight
+from pyvision_rl.config import Config, SftDataConfig, TokenWeight
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.runs import RunReader, read_rollouts
@@ -26,8 +26,8 @@ from pyvision_rl.train.batching import Example
 from pyvision_rl.types import Pair, Segment, Trajectory
 
 Segments: TypeAlias = tuple[Segment, ...]
-RunScripts: TypeAlias = Callable[[TasksConfig, int | None], Sequence[Trajectory]]
-"""Executes a task set's scripts and returns one trajectory per task."""
+RunScripts: TypeAlias = Callable[[SftDataConfig], Sequence[Trajectory]]
+"""Executes the scripts of a source's task set and returns one trajectory per task."""
 
 
 class StageData:
@@ -143,8 +143,7 @@ def load_source(
     if data.kind == "pairs":
         found = [tuple(renderer.pair(pair)) for pair in _pairs(data, where)]
     elif data.kind == "scripts":
-        assert data.tasks is not None
-        found = [t.segments for t in run_scripts(data.tasks, data.count)]
+        found = [t.segments for t in run_scripts(data)]
     else:
         found = _correct(_recorded(Path(data.path)), data, where, renderer)
     found = found[: data.count]

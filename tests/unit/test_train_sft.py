@@ -30,8 +30,9 @@ from pyvision_rl.rendering import load_renderer
 from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.train.checkpoints import Checkpoint, latest_checkpoint, step_path
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
-from pyvision_rl.train.sft import SftParts, Wire, run_sft
+from pyvision_rl.train.sft import run_sft
 from pyvision_rl.train.sft_data import Mixture, TokenWeights, load_source
+from pyvision_rl.train.sft_parts import SftParts, Wire
 from pyvision_rl.types import (
     EndReason,
     GiveAnswer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from pyvision_rl.config import Config
 from pyvision_rl.models.load import load_model
@@ -62,6 +64,19 @@ class Wiring:
             probe=probe,
             metrics=metrics,
         )
+
+
+def write_pairs(folder: Path, count: int = 6) -> Path:
+    """Write pairs that name the colour of a plain picture by a number; return their file."""
+    rows = []
+    for digit in range(count):
+        colour = (40 * digit, 0, 255 - 40 * digit)
+        Image.new("RGB", (56, 56), colour).save(folder / f"{digit}.png")
+        row = {"prompt": "<image> digit:", "images": [f"{digit}.png"], "target": f"{digit}"}
+        rows.append({**row, "raw": True})
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def config_of(source: Path, pairs: Path, *stages: dict[str, Any], **train: Any) -> Config:

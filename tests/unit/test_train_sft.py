@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -18,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from sft_wiring import Wiring, assert_same_weights, config_of, weights
+from sft_wiring import Wiring, assert_same_weights, config_of, weights, write_pairs
 from tiny_models import make_tiny
 
 from pyvision_rl.checks_sft import check_stages
@@ -56,21 +55,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pairs")
-    rows = []
-    for digit in range(6):
-        Image.new("RGB", (56, 56), (40 * digit, 0, 255 - 40 * digit)).save(folder / f"{digit}.png")
-        rows.append(
-            {
-                "prompt": "<image> digit:",
-                "images": [f"{digit}.png"],
-                "target": f"{digit}",
-                "raw": True,
-            }
-        )
-    path = folder / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
 class Mortal(VisionLanguageModel):

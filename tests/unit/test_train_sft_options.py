@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import tomllib
@@ -315,6 +316,25 @@ def test_a_source_of_one_prompt_cannot_be_split(source: Path, tmp_path: Path) ->
     config = config_of(source, write_pairs(tmp_path, 1), HELD)
     with pytest.raises(ConfigError, match=r"eval_share = 0\.4 leaves nothing of data\[0\]"):
         StageData(config, 0, load_renderer(str(source)), lambda data: [])
+
+
+def test_examples_that_are_too_long_are_left_out_and_counted(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    # Of the pairs, one has a longer target than the rest.
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    rows[2]["target"] = "2" * 40
+    longer = pairs.with_name("longer.jsonl")
+    longer.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"kind": "pairs", "path": str(longer), "max_tokens": 40}
+    config = config_of(source, pairs, {"steps": None, "epochs": 1, "data": [data]})
+    wiring, lines = Wiring(), list[str]()
+    run_sft(config, tmp_path / "run", wire=wiring, report=lines.append)
+    assert lines[0].startswith("stage 's': 5 examples (1 too long)")
+    assert [line.get("too_long") for line in wiring.lines.values()] == [1, None]
+    none = config_of(source, pairs, {"data": [{**data, "max_tokens": 2}]})
+    with pytest.raises(ConfigError, match=r"data\[0\]\.max_tokens = 2: all 6 examples are longer"):
+        run_sft(none, tmp_path / "none", wire=Wiring())
 
 
 @pytest.fixture(scope="module")

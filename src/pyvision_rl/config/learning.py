@@ -81,6 +81,8 @@ class SftDataConfig(Section):
     count: int | None = Field(None, gt=0)
     """Examples to draw; None takes all."""
     path: str = ""
+    max_tokens: int | None = Field(None, gt=0)
+    """Longer examples, images expanded, are left out and counted; None takes any length."""
     max_wrong: float = Field(0.0, ge=0, le=1)
     """Share of scripts that may answer wrongly, as an unreliable teacher does; more is an error."""
     image_root: str = ""

@@ -133,9 +133,10 @@ class _Run:
             learner.load_state_dict(self.learner_state)
             data.order.taken = self.at.taken
             self.learner_state = None
-        held_out = f" and {len(data.held_out)} held out" if data.held_out else ""
+        besides = f" and {len(data.held_out)} held out" if data.held_out else ""
+        besides += f" ({data.num_too_long} too long)" if data.num_too_long else ""
         self.report(
-            f"stage {stage.name!r}: {data.num_examples} examples{held_out}, "
+            f"stage {stage.name!r}: {data.num_examples} examples{besides}, "
             f"steps {self.at.stage_step + 1} to {data.num_steps}"
         )
         while not self._ended(stage, data.num_steps):
@@ -151,7 +152,7 @@ class _Run:
             )
             with _as_kept(learner):
                 measured = self._measure(stage, data, learner)
-            self._record(stage, data.num_steps, stats, seconds, measured)
+            self._record(stage, data, stats, seconds, measured)
             best = self._note_best(stage, measured)
             ends = self._ended(stage, data.num_steps)
             due = self.at.step % self.config.train.save_every == 0 and not ends
@@ -191,7 +192,7 @@ class _Run:
     def _record(
         self,
         stage: SftStageConfig,
-        num_steps: int,
+        data: StageData,
         stats: SftStats,
         seconds: float,
         measured: _Measured,
@@ -206,16 +207,18 @@ class _Run:
             "learning_rate": stats.learning_rate,
             "step_s": round(seconds, 4),
         }
+        if self.at.stage_step == 1 and data.num_too_long:
+            values["too_long"] = data.num_too_long
         # An earlier stage may have ended before its last step; one in epochs is counted once its
         # data are loaded.
         later = self.config.sft.stages[self.at.stage + 1 :]
-        left = sum(s.steps or 0 for s in later) + num_steps - self.at.stage_step
+        left = sum(s.steps or 0 for s in later) + data.num_steps - self.at.stage_step
         line = (
             f"step {self.at.step}/{self.at.step + left}: loss {stats.loss:.4f}, nll {stats.nll:.4f}"
         )
         more, words = measured.told()
         self.parts.metrics(self.at.step, values | more)
-        shown = self.at.stage_step in (1, num_steps) or self.at.step % _REPORT_EVERY == 0
+        shown = self.at.stage_step in (1, data.num_steps) or self.at.step % _REPORT_EVERY == 0
         if shown or words:
             self.report(line + words)
 

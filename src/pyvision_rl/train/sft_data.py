@@ -50,9 +50,18 @@ class StageData:
         stage = config.sft.stages[index]
         where = f"sft.stages[{index}]"
 
+        self.num_too_long = 0
+        """Examples left out because they are above their source's ``max_tokens``."""
+
         def load(sources: Sequence[SftDataConfig], key: str) -> list[list[Segments]]:
-            named = ((data, f"{where}.{key}[{i}]") for i, data in enumerate(sources))
-            return [load_source(data, name, renderer, run_scripts) for data, name in named]
+            loaded = []
+            for i, data in enumerate(sources):
+                name = f"{where}.{key}[{i}]"
+                found = load_source(data, name, renderer, run_scripts)
+                fitting = _fitting(found, data.max_tokens, name, renderer)
+                self.num_too_long += len(found) - len(fitting)
+                loaded.append(fitting)
+            return loaded
 
         self._sources = load(stage.data, "data")
         self.held_out: list[Segments] = []
@@ -88,6 +97,17 @@ class StageData:
         """Return the next examples, each with its token weights."""
         drawn = (self._sources[source][index] for source, index in self.order.draw(self.batch_size))
         return [Example(segments, self._weights.of(segments)) for segments in drawn]
+
+
+def _fitting(
+    found: list[Segments], most: int | None, where: str, renderer: Renderer
+) -> list[Segments]:
+    if most is None:
+        return found
+    fitting = [each for each in found if sum(map(renderer.length, each)) <= most]
+    if not fitting:
+        raise ConfigError(f"{where}.max_tokens = {most}: all {len(found)} examples are longer")
+    return fitting
 
 
 def hold_out(

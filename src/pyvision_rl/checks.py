@@ -179,9 +179,10 @@ def _task_sections(config: Config) -> Iterable[tuple[str, TasksConfig]]:
     if config.eval.tasks is not None:
         yield "eval.tasks", config.eval.tasks
     for index, stage in enumerate(config.sft.stages):
-        for position, data in enumerate(stage.data):
-            if data.tasks is not None:
-                yield f"sft.stages.{index}.data.{position}.tasks", data.tasks
+        for kind, sources in (("data", stage.data), ("eval_data", stage.eval_data)):
+            for position, data in enumerate(sources):
+                if data.tasks is not None:
+                    yield f"sft.stages.{index}.{kind}.{position}.tasks", data.tasks
     for index, section in enumerate(config.new_model.corpus_tasks):
         yield f"new_model.corpus_tasks.{index}", section
 
@@ -234,10 +235,10 @@ def _filters_detail(config: SelectionConfig) -> str:
 def _stage_detail(config: Config, index: int) -> str:
     check_stage(config, index)
     data = config.sft.stages[index].data
-    for source in data:
+    for source in (*data, *config.sft.stages[index].eval_data):
         if source.kind == "trajectories" and not Path(source.path).exists():
             return f"note: no run at {source.path} yet"
-        if source.kind == "pairs" and source.path:
+        if source.kind in ("pairs", "conversations") and source.path:
             _file_detail(source.path)
     return ", ".join(source.kind for source in data)
 

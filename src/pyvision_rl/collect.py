@@ -56,7 +56,7 @@ def collect_scripts(
     with assemble(config, scripts=scripts) as assembly:
         for chunk in chunks(total):
             groups = assembly.rollout(
-                _draw(tasks, chunk, scripts, name),
+                draw_tasks(tasks, chunk, scripts, name),
                 seed=derive_seed(config.seed, "scripts", chunk.start),
                 group_size=1,
             )
@@ -89,7 +89,7 @@ def run_rollout(config: Config, out: Path, report: Callable[[str], None] = lambd
         RunWriter(out, config, verb="rollout") as writer,
     ):
         for step, chunk in enumerate(chunks(total), 1):
-            drawn = _draw(tasks, chunk, scripts, config.tasks.name if config.tasks else "")
+            drawn = draw_tasks(tasks, chunk, scripts, config.tasks.name if config.tasks else "")
             seed = derive_seed(config.seed, "rollout", chunk.start)
             groups = [
                 assign(g, normalize_std=config.selection.normalize_std)
@@ -100,6 +100,24 @@ def run_rollout(config: Config, out: Path, report: Callable[[str], None] = lambd
             writer.metrics(step, rollout_metrics(groups))
             report(f"rolled out {chunk.stop} of {total} tasks")
     return out
+
+
+def draw_tasks(
+    tasks: TaskSet, chunk: range, scripts: dict[str, tuple[str, ...]] | None, name: str
+) -> list[Task]:
+    """Return a chunk of tasks, drawn; with ``scripts``, put their scripts there instead of others.
+
+    Raises:
+        ConfigError: Scripts are wanted and the task set has none.
+    """
+    drawn = [tasks[index] for index in chunk]
+    if scripts is None:
+        return drawn
+    if not isinstance(tasks, Scripted):
+        raise ConfigError(f"task set {name!r} has no scripts to play back")
+    scripts.clear()
+    scripts.update({task.id: tasks.script(i) for task, i in zip(drawn, chunk, strict=True)})
+    return drawn
 
 
 def _check_script(trajectory: Trajectory, name: str) -> None:
@@ -128,17 +146,3 @@ def _shrunk(media: Media, vision: VisionSpec) -> Media:
     if size == (media.width, media.height):
         return media
     return image_media(open_image(media).resize(size, Image.Resampling.BICUBIC))
-
-
-def _draw(
-    tasks: TaskSet, chunk: range, scripts: dict[str, tuple[str, ...]] | None, name: str
-) -> list[Task]:
-    """Draw a chunk of tasks and, when they are to be played back, their scripts."""
-    drawn = [tasks[index] for index in chunk]
-    if scripts is None:
-        return drawn
-    if not isinstance(tasks, Scripted):
-        raise ConfigError(f"task set {name!r} has no scripts to play back")
-    scripts.clear()
-    scripts.update({task.id: tasks.script(i) for task, i in zip(drawn, chunk, strict=True)})
-    return drawn

@@ -26,7 +26,12 @@ def unit_of(module: str) -> str:
     A folder is one unit; ``checks_sandbox`` belongs to ``checks``, as ``runs_codec`` to ``runs``.
     """
     first = module.split(".")[0]
-    parts = {"checks_sandbox": "checks", "checks_sft": "checks", "runs_codec": "runs"}
+    parts = {
+        "checks_sandbox": "checks",
+        "checks_sft": "checks",
+        "runs_codec": "runs",
+        "sft_format": "conversations",
+    }
     return parts.get(first, first)
 
 

@@ -248,6 +248,20 @@ def test_pairs_from_a_file_are_no_fault(tmp_path):
     assert not failed(check_config(stage(data=data)))
 
 
+def test_conversations_and_held_out_sources_are_looked_for_too(tmp_path):
+    path = tmp_path / "set.json"
+    good = {"kind": "pairs", "tasks": {"name": "needle"}}
+    held_out = [{"kind": "conversations", "path": str(path)}]
+    config = stage(data=[good], eval_data=held_out)
+    assert "no such file" in failed(check_config(config))["[[sft.stages]] 0 's'"]
+    path.touch()
+    assert not failed(check_config(config))
+    unknown = [{"kind": "scripts", "tasks": {"name": "nedle"}}]
+    assert "[sft.stages.0.eval_data.0.tasks]" in failed(
+        check_config(stage(data=[good], eval_data=unknown))
+    )
+
+
 def test_a_run_to_learn_from_that_is_not_there_yet_is_a_note(tmp_path):
     data = [{"kind": "trajectories", "path": str(tmp_path / "run")}]
     found = by_name(check_config(stage(data=data)))["[[sft.stages]] 0 's'"]

@@ -26,7 +26,8 @@ from pyvision_rl.media import image_media, write_png
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
-VERBS = ("new-model", "probe", "rollout", "sft", "rl", "eval", "show", "check")
+RUN_VERBS = ("new-model", "probe", "rollout", "synthesize", "sft", "rl", "eval")
+VERBS = (*RUN_VERBS, "show", "export-sft", "check")
 
 # A whole run without torch: scripted turns in the real sandbox.
 SCRIPTED = """
@@ -63,15 +64,15 @@ def test_version_and_help():
         assert f"\n  {verb} " in text
 
 
-@pytest.mark.parametrize("verb", VERBS[:6])
+@pytest.mark.parametrize("verb", RUN_VERBS)
 def test_every_run_verb_has_the_same_options(verb):
     text = pvrl(verb, "--help").stdout
     for option in ("CONFIG", "--set", "--out", "--dry-run", "--json", "--debug"):
         assert option in text
-    assert ("--resume" in text) == (verb in ("sft", "rl", "eval"))
+    assert ("--resume" in text) == (verb in ("synthesize", "sft", "rl", "eval"))
 
 
-@pytest.mark.parametrize("verb", VERBS[:6])
+@pytest.mark.parametrize("verb", RUN_VERBS)
 def test_dry_run_shows_the_plan_and_writes_nothing(here, verb):
     result = pvrl(verb, "run.toml", "--dry-run", "--json", "--set", "train.steps=3")
     assert result.exit_code == 0
@@ -107,6 +108,20 @@ def test_rollout_runs_end_to_end_and_can_be_run_again(here):
     )
     same = ("reward", "accuracy", "tool_calls", "sampled_tokens", "images")
     assert [first[k] for k in same] == [second[k] for k in same]
+
+
+def test_a_synthesis_shows_what_it_kept_and_why_not_the_rest(here):
+    result = pvrl("synthesize", "run.toml", "--out", "made", "--set", "synthesize.samples=2")
+    assert result.exit_code == 0, result.output
+    counts = dict(line.split() for line in result.stdout.splitlines() if len(line.split()) == 2)
+    assert {k: counts[k] for k in ("episodes", "kept", "rejected.duplicate")} == {
+        "episodes": "6",
+        "kept": "3",
+        "rejected.duplicate": "3",
+    }
+    assert result.stdout.splitlines()[-1] == "next: pvrl show made"
+    again = pvrl("synthesize", "--resume", "made", "--json")
+    assert json.loads(again.stdout)["result"]["rejected"] == {"duplicate": 3}
 
 
 def test_show_reads_a_run_back(here):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from sft_wiring import Wiring, assert_same_weights, config_of, weights, write_pairs
 from tiny_models import make_tiny
 
 from pyvision_rl.checks_sft import check_stages
@@ -25,13 +25,12 @@ from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.media import image_media
 from pyvision_rl.models.base import VisionLanguageModel
-from pyvision_rl.models.load import load_model
-from pyvision_rl.rendering import load_renderer
 from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.train.checkpoints import Checkpoint, latest_checkpoint, step_path
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
-from pyvision_rl.train.sft import SftParts, Wire, run_sft
+from pyvision_rl.train.sft import run_sft
 from pyvision_rl.train.sft_data import Mixture, TokenWeights, load_source
+from pyvision_rl.train.sft_parts import SftParts, Wire
 from pyvision_rl.types import (
     EndReason,
     GiveAnswer,
@@ -56,68 +55,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pairs")
-    rows = []
-    for digit in range(6):
-        Image.new("RGB", (56, 56), (40 * digit, 0, 255 - 40 * digit)).save(folder / f"{digit}.png")
-        rows.append(
-            {
-                "prompt": "<image> digit:",
-                "images": [f"{digit}.png"],
-                "target": f"{digit}",
-                "raw": True,
-            }
-        )
-    path = folder / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A probe that says what it was told to say."""
-
-    window_distance: float
-    tool_share: float = 0.5
-    gain: float = -0.1
-    gain_se: float = 0.02
-    gain_with_bonus: float = 0.1
-    expectation: str = "noise decides"
-
-
-@dataclass
-class Wiring:
-    """Small parts around a real model: no sandbox, no sampling, no run folder."""
-
-    lines: dict[int, dict[str, Any]] = field(default_factory=dict)
-    distances: Mapping[int, float] = field(default_factory=dict)
-    """Step -> distance of the probe made there."""
-    after_step: Callable[[int], None] = lambda _: None
-    probed: list[int] = field(default_factory=list)
-
-    @contextmanager
-    def __call__(self, config: Config, out: Path, start: Checkpoint | None) -> Iterator[SftParts]:
-        path = config.policy.model if start is None else str(start.path)
-        model = load_model(path, device="cpu")
-        steps = {"now": 0 if start is None else start.step}
-
-        def probe() -> Reading:
-            # The probe runs before the step's metrics are written.
-            self.probed.append(steps["now"] + 1)
-            return Reading(self.distances[steps["now"] + 1])
-
-        def metrics(step: int, values: Mapping[str, Any]) -> None:
-            steps["now"] = step
-            self.lines[step] = {k: v for k, v in values.items() if k != "step_s"}
-            self.after_step(step)
-
-        yield SftParts(
-            model=model,
-            renderer=load_renderer(path, model.vision),
-            run_scripts=lambda data: [],
-            probe=probe,
-            metrics=metrics,
-        )
+    return write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
 class Mortal(VisionLanguageModel):
@@ -142,36 +80,6 @@ class Killed(Wiring):
             model = Mortal(parts.model.module, parts.model.vision)
             model.banned_ids = parts.model.banned_ids
             yield replace(parts, model=model)
-
-
-def config_of(source: Path, pairs: Path, *stages: dict[str, Any], **train: Any) -> Config:
-    base = {
-        "name": "s",
-        "steps": 4,
-        "batch_size": 4,
-        "data": [{"kind": "pairs", "path": str(pairs)}],
-    }
-    return Config.model_validate(
-        {
-            "seed": 3,
-            "tasks": {"name": "needle"},
-            "policy": {"model": str(source), "device": "cpu"},
-            "train": {"learning_rate": 0.003, "save_every": 2, **train},
-            "sft": {"stages": [{**base, **stage} for stage in stages or ({},)]},
-        }
-    )
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    module = load_model(str(path), device="cpu").module
-    return {name: p.detach() for name, p in module.named_parameters()}
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    ours, theirs = weights(a), weights(b)
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        assert torch.equal(value, theirs[name]), name
 
 
 def test_stages_run_in_order_each_with_its_own_rate_and_curve(

@@ -6,6 +6,7 @@ In: a config, or just the thing to check. Out: a table of findings, and exit cod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -59,6 +60,22 @@ def check_tasks(
     alone = target.endswith((".jsonl", ".parquet"))
     config = Config(tasks=TasksConfig(path=target)) if alone else None
     _check("tasks", target, overrides, config, as_json=as_json)
+
+
+@app.command("conversations")
+@guarded
+def check_conversations(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or JSONL of conversations.")],
+    image_root: Annotated[
+        Path | None, typer.Option("--image-root", metavar="DIR", help="Default: FILE's folder.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check a file of whole conversations for SFT: every record, message and image."""
+    from pyvision_rl.checks_sft import check_conversations as findings
+
+    _finish("conversations", str(file), findings(file, image_root), as_json=as_json)
 
 
 @app.command("sandbox")
@@ -131,6 +148,8 @@ def _finish(what: str, target: str, findings: Sequence[Finding], *, as_json: boo
 
 
 def _next(what: str, target: str) -> str:
+    if what == "conversations":
+        return f'pvrl sft with a source of kind = "conversations" and path = "{target}"'
     if what == "config":
         return f"pvrl check tasks {target}"
     runs = target.endswith((".toml", ".json")) or not (":" in target or "." in target)

@@ -144,7 +144,7 @@ def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: s
     console = Console()
     values = to_json(result)
     if isinstance(values, dict):
-        console.print(_table(values))
+        console.print(result_table(values))
     say(f"wrote {out}")
     say(f"next: {following}")
 
@@ -171,6 +171,14 @@ def to_json(result: Any) -> Any:
     if is_dataclass(result) and not isinstance(result, type):
         return {f.name: to_json(getattr(result, f.name)) for f in fields(result)}
     return str(result) if isinstance(result, Path) else result
+
+
+def result_table(values: dict[str, Any]) -> Table:
+    """Return a result as a table: dotted name, value."""
+    table = Table("result", "value", box=None, pad_edge=False)
+    for key, value in _flat(values, ""):
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    return table
 
 
 def _prepare(*, debug: bool) -> None:
@@ -231,6 +239,7 @@ def _can_go_on(name: str, out: Path) -> bool:
         "rl": "checkpoints/step_*/MANIFEST.json",
         "sft": "checkpoints/step_*/MANIFEST.json",
         "eval": "rollouts/step_*.jsonl",
+        "synthesize": "rollouts/step_*.jsonl",
     }
     return name in saved and any(out.glob(saved[name]))
 
@@ -265,14 +274,6 @@ def _show_plan(name: str, options: Options, config: Config, source: Path) -> Non
         say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
     say(f"would run: pvrl {name} with {source}, writing {out}{os.sep}")
     say(f"next: pvrl check config {source}")
-
-
-def _table(values: dict[str, Any]) -> Table:
-    """Return a result as a table: dotted name, value."""
-    table = Table("result", "value", box=None, pad_edge=False)
-    for key, value in _flat(values, ""):
-        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    return table
 
 
 def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

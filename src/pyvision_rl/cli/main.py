@@ -25,10 +25,12 @@ app = typer.Typer(
 app.command("new-model")(verbs.new_model)
 app.command("probe")(verbs.probe)
 app.command("rollout")(verbs.rollout)
+app.command("synthesize")(verbs.synthesize)
 app.command("sft")(verbs.sft)
 app.command("rl")(verbs.rl)
 app.command("eval")(verbs.evaluate)
 app.command("show")(verbs.show)
+app.command("export-sft")(verbs.export_sft)
 app.add_typer(check.app, name="check", help="Prove that a thing works before using it.")
 
 

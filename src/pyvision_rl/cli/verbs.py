@@ -24,8 +24,10 @@ from pyvision_rl.cli.execute import (
     Overrides,
     Resume,
     guarded,
+    result_table,
     run_verb,
     say,
+    to_json,
     write_json,
 )
 from pyvision_rl.errors import ConfigError
@@ -105,8 +107,15 @@ def _rollout(job: Job) -> Any:
     return run_rollout(job.config, job.out, job.report)
 
 
+def _synthesize(job: Job) -> Any:
+    """Make SFT data: roll out a policy over [tasks] and keep what [synthesize] asks for."""
+    from pyvision_rl.synthesize import run_synthesize
+
+    return run_synthesize(job.config, job.out, resume=job.resume, report=job.report)
+
+
 def _sft(job: Job) -> Any:
-    """Fine-tune on pairs, scripts or trajectories, in the stages of [sft]."""
+    """Fine-tune on pairs, scripts, trajectories or conversations, in the stages of [sft]."""
     from pyvision_rl.train.sft import run_sft
 
     return run_sft(job.config, job.out, resume=job.resume, report=job.report)
@@ -128,9 +137,29 @@ def _evaluate(job: Job) -> Any:
 
 probe = _plain("probe", _probe, "pvrl rl {config} --set policy.model={model}")
 rollout = _plain("rollout", _rollout, "pvrl show {out}")
+synthesize = _resumable("synthesize", _synthesize, "pvrl show {out}")
 sft = _resumable("sft", _sft, "pvrl probe {config} --set policy.model={out}/final")
 rl = _resumable("rl", _rl, "pvrl show {out}")
 evaluate = _resumable("eval", _evaluate, "pvrl show {out}")
+
+
+@guarded
+def export_sft(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or rollouts JSONL.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write; new or empty.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write what can be learnt from a run as conversations (JSON) and images."""
+    from pyvision_rl.sft_format import write_conversations
+
+    written = to_json(write_conversations(run, out))
+    following = f"pvrl check conversations {written['path']}"
+    if as_json:
+        write_json({"verb": "export-sft", "out": str(out), "result": written, "next": following})
+        return
+    Console().print(result_table(written))
+    say(f"next: {following}")
 
 
 @guarded

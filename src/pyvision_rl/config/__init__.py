@@ -32,6 +32,7 @@ from pyvision_rl.config.learning import (
     TrainConfig,
 )
 from pyvision_rl.config.new_model import NewModelConfig, VisionConfig
+from pyvision_rl.config.synthesize import SynthesizeConfig
 
 __all__ = [
     "SCHEMA",
@@ -50,6 +51,7 @@ __all__ = [
     "SftConfig",
     "SftDataConfig",
     "SftStageConfig",
+    "SynthesizeConfig",
     "TasksConfig",
     "TokenWeight",
     "TrainConfig",
@@ -81,6 +83,7 @@ class Config(Section):
     selection: SelectionConfig = SelectionConfig()
     train: TrainConfig = TrainConfig()
     sft: SftConfig = SftConfig()
+    synthesize: SynthesizeConfig = SynthesizeConfig()
     probe: ProbeConfig = ProbeConfig()
     eval: EvalConfig = EvalConfig()
     run: RunConfig = RunConfig()

@@ -73,24 +73,37 @@ class TokenWeight(Section):
 class SftDataConfig(Section):
     """One source of SFT examples."""
 
-    kind: Literal["pairs", "scripts", "trajectories"]
+    kind: Literal["pairs", "scripts", "trajectories", "conversations"]
     """pairs: prompt and target from the task set. scripts: the task set's scripted turns,
-    executed in the sandbox. trajectories: a run folder (or a rollouts JSONL)."""
+    executed in the sandbox. trajectories: a run folder (or a rollouts JSONL). conversations: a
+    JSON or JSONL file of whole conversations (docs/cold-start.md)."""
     tasks: TasksConfig | None = None
     count: int | None = Field(None, gt=0)
     """Examples to draw; None takes all."""
     path: str = ""
+    max_tokens: int | None = Field(None, gt=0)
+    """Longer examples, images expanded, are left out and counted; None takes any length."""
     max_wrong: float = Field(0.0, ge=0, le=1)
     """Share of scripts that may answer wrongly, as an unreliable teacher does; more is an error."""
+    image_root: str = ""
+    """Folder that the image paths of conversations are relative to; empty is that of ``path``."""
+    tokens: Literal["recorded", "rendered"] = "recorded"
+    """Of trajectories. recorded: the ids that were sampled, which wants the same tokenizer.
+    rendered: messages and turns are tokenized anew for ``policy.model``, whoever wrote them."""
     weight: float = Field(1.0, gt=0)
-    """Share of a batch drawn from this source, relative to the stage's other sources."""
+    """Share of a batch drawn from this source, relative to the stage's other sources. Epochs see
+    every example alike and take no weights."""
 
 
 class SftStageConfig(Section):
     """A stretch of SFT with its own data and learning-rate curve."""
 
     name: str
-    steps: int = Field(gt=0)
+    steps: int | None = Field(None, gt=0)
+    """Give either ``steps`` or ``epochs``."""
+    epochs: int | None = Field(None, gt=0)
+    """Passes over all sources: each sees every example once, in an order of its own. The last
+    batch of a pass holds what is left."""
     batch_size: int = Field(32, gt=0)
     learning_rate: float | None = Field(None, gt=0)
     """None takes train.learning_rate."""
@@ -103,6 +116,18 @@ class SftStageConfig(Section):
     min_steps: int = Field(0, ge=0)
     """No stop before this step of the stage; at most ``steps``."""
     probe_every: int = Field(25, gt=0)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """The stage's result is the mean of the weights after each of its steps, those of k steps
+    before the end weighed by ``ema_decay ** k``; 0 keeps the last weights. What is probed, measured
+    and saved under way is that mean too."""
+    eval_share: float = Field(0.0, ge=0, lt=1)
+    """Share of each source that is held out; examples of one prompt stay together."""
+    eval_data: tuple[SftDataConfig, ...] = ()
+    """Sources that are held out whole."""
+    eval_every: int = Field(0, ge=0)
+    """Steps between measures of the held-out NLL; 0 measures at the stage's last step only."""
+    keep_best: bool = False
+    """Keep the measured weights with the lowest held-out NLL instead of the last ones."""
 
 
 class SftConfig(Section):

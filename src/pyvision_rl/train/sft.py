@@ -4,31 +4,25 @@ In: a ``Config`` with ``[[sft.stages]]``. Out: a run folder with metrics and che
 ``<out>/final`` is a link to the last checkpoint, an ordinary Hugging Face directory. A run that
 was stopped or killed goes on from its last checkpoint with the same bits as one that was not.
 
-    for each stage:  load data -> [ batch -> sft_step -> probe? -> save? ] * -> keep the nearest
+    for each stage:  load data -> [ batch -> sft_step -> measure? -> save? ] * -> keep the best
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, NoReturn
 
 import torch
 
-from pyvision_rl.assemble import assemble
 from pyvision_rl.checks_sft import check_stages
-from pyvision_rl.collect import collect_scripts
 from pyvision_rl.config import Config, SftStageConfig
-from pyvision_rl.errors import CheckpointError, ConfigError
+from pyvision_rl.errors import CheckpointError
 from pyvision_rl.models.base import VisionLanguageModel
-from pyvision_rl.probe import probe_model
-from pyvision_rl.rendering.base import Renderer
-from pyvision_rl.runs import RunWriter
 from pyvision_rl.train.checkpoints import (
     Checkpoint,
     drop_after,
@@ -41,9 +35,19 @@ from pyvision_rl.train.checkpoints import (
     save_checkpoint,
     step_path,
 )
+from pyvision_rl.train.ema import AveragingLearner
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner, SftStats
-from pyvision_rl.train.sft_data import RunScripts, StageData
+from pyvision_rl.train.sft_data import Segments, StageData
+from pyvision_rl.train.sft_parts import (
+    ProbeReading,
+    Progress,
+    SftParts,
+    SftResult,
+    Wire,
+    wire_parts,
+)
+from pyvision_rl.types import EndReason, Trajectory
 
 _REPORT_EVERY = 25
 _MAY_DIFFER: dict[str, Any] = {
@@ -52,91 +56,9 @@ _MAY_DIFFER: dict[str, Any] = {
     "policy": {"model", "device", "threads", "max_batch"},
     "sandbox": {"wall_s", "grace_s", "memory_mb", "max_running"},
     "rollout": {"max_live_episodes", "max_failed_share"},
-    **dict.fromkeys(("selection", "eval", "run", "new_model"), True),
+    **dict.fromkeys(("selection", "eval", "run", "new_model", "synthesize"), True),
 }
 """Config keys that a resumed run may change: SFT does not read them, or the result is the same."""
-
-_log = logging.getLogger(__name__)
-
-
-class ProbeReading(Protocol):
-    """What a probe says; ``probe.ProbeResult`` is one."""
-
-    @property
-    def tool_share(self) -> float:
-        """Free share of episodes that use the tool."""
-        ...
-
-    @property
-    def gain(self) -> float:
-        """E[accuracy | tool] - E[accuracy | direct]."""
-        ...
-
-    @property
-    def gain_se(self) -> float:
-        """Standard error of ``gain``."""
-        ...
-
-    @property
-    def gain_with_bonus(self) -> float:
-        """The same with the tool reward."""
-        ...
-
-    @property
-    def window_distance(self) -> float:
-        """0.0 inside the window of ``[probe]``."""
-        ...
-
-    @property
-    def expectation(self) -> str:
-        """Which behaviour to expect of RL from here, in a line."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SftParts:
-    """What SFT takes from the rest of the package."""
-
-    model: VisionLanguageModel
-    renderer: Renderer
-    run_scripts: RunScripts
-    probe: Callable[[], ProbeReading]
-    """Measures the model as it is when called."""
-    metrics: Callable[[int, Mapping[str, float | int | str]], None]
-    """Receives (step, values) once per step."""
-
-
-Wire: TypeAlias = Callable[[Config, Path, Checkpoint | None], AbstractContextManager[SftParts]]
-"""(config, run folder, checkpoint to go on from) -> parts; the model holds its weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class SftResult:
-    """What a finished run leaves."""
-
-    model: Path
-    """Hugging Face directory of the result."""
-    steps: int
-    """Optimizer steps over all stages."""
-    loss: float | None
-    """Of the last step; None when the run was already finished."""
-    window_distance: float | None
-    """Of the weights that were kept, when the last stage stops by probe."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands; kept in every checkpoint."""
-
-    step: int = 0
-    """Over all stages."""
-    stage: int = 0
-    stage_step: int = 0
-    taken: tuple[int, ...] = ()
-    """Examples drawn from each source of the stage."""
-    best_step: int | None = None
-    """The stage's checkpoint that came nearest to the probe's window."""
-    best_distance: float = math.inf
 
 
 def run_sft(
@@ -172,31 +94,6 @@ def run_sft(
         return _Run(config, out, parts, report or (lambda _: None), start).run()
 
 
-@contextmanager
-def wire_parts(config: Config, out: Path, start: Checkpoint | None) -> Iterator[SftParts]:
-    """Yield the package's own parts, and close them afterwards."""
-    settings = config
-    if start is not None:
-        policy = config.policy.model_copy(update={"model": str(start.path)})
-        settings = config.model_copy(update={"policy": policy})
-    with assemble(settings) as assembly:
-        model = assembly.model
-        if model is None:
-            raise ConfigError('sft trains an in-process policy: set policy.name = "local"')
-        going_on = start is not None and (out / "run.json").exists()
-        step = start.step if start is not None and going_on else None
-        with RunWriter(out, config, verb="sft", resume_step=step) as writer:
-            yield SftParts(
-                model=model,
-                renderer=assembly.harness.renderer,
-                run_scripts=lambda data: collect_scripts(
-                    settings, data.tasks, data.count, max_wrong=data.max_wrong, seen_by=model.vision
-                ),
-                probe=lambda: probe_model(assembly),
-                metrics=writer.metrics,
-            )
-
-
 class _Run:
     """One run of all stages."""
 
@@ -214,6 +111,7 @@ class _Run:
         self.learner_state = None if start is None else start.learner
         self.loss: float | None = None
         self.distance: float | None = None
+        self.held_out_nll: float | None = None
 
     def run(self) -> SftResult:
         stages = self.config.sft.stages
@@ -226,71 +124,78 @@ class _Run:
                 if stop.received and self.at.stage < len(stages):
                     self._leave(stop)
         final = self.out / "final"
-        return SftResult(final, self.at.step, self.loss, self.distance)
+        return SftResult(final, self.at.step, self.loss, self.distance, self.held_out_nll)
 
     def _stage(self, stage: SftStageConfig, data: StageData, stop: StopSignal) -> None:
-        train = self.config.train
-        learner = Learner(
-            self.parts.model,
-            train,
-            total_steps=stage.steps,
-            learning_rate=stage.learning_rate,
-            muon_learning_rate=stage.muon_learning_rate,
-        )
+        learner = _learner(self.parts.model, self.config, stage, data.num_steps)
+        self.held_out_nll = None
         if self.learner_state is not None:
             learner.load_state_dict(self.learner_state)
-            data.mixture.taken = self.at.taken
+            data.order.taken = self.at.taken
             self.learner_state = None
+        besides = f" and {len(data.held_out)} held out" if data.held_out else ""
+        besides += f" ({data.num_too_long} too long)" if data.num_too_long else ""
         self.report(
-            f"stage {stage.name!r}: {data.num_examples} examples, "
-            f"steps {self.at.stage_step + 1} to {stage.steps}"
+            f"stage {stage.name!r}: {data.num_examples} examples{besides}, "
+            f"steps {self.at.stage_step + 1} to {data.num_steps}"
         )
-        while not self._ended(stage):
+        while not self._ended(stage, data.num_steps):
             began = time.perf_counter()
-            stats = learner.sft_step(data.batch(stage.batch_size))
+            stats = learner.sft_step(data.batch())
             seconds = time.perf_counter() - began
             self.loss = stats.loss
             self.at = replace(
                 self.at,
                 step=self.at.step + 1,
                 stage_step=self.at.stage_step + 1,
-                taken=data.mixture.taken,
+                taken=data.order.taken,
             )
-            reading = self._probe(stage)
-            self._record(stage, stats, seconds, reading)
-            nearest = self._note_nearest(reading)
-            ends = self._ended(stage)
-            if nearest or stop.received or (self.at.step % train.save_every == 0 and not ends):
-                self._save(learner)
+            with _as_kept(learner):
+                measured = self._measure(stage, data, learner)
+            self._record(stage, data, stats, seconds, measured)
+            best = self._note_best(stage, measured)
+            ends = self._ended(stage, data.num_steps)
+            due = self.at.step % self.config.train.save_every == 0 and not ends
+            if best or stop.received or due:
+                with _as_kept(learner):
+                    self._save(learner)
             if stop.received and not ends:
                 self._leave(stop)
-        self._finish_stage(stage)
+        self._finish_stage(stage, learner)
 
-    def _ended(self, stage: SftStageConfig) -> bool:
+    def _ended(self, stage: SftStageConfig, num_steps: int) -> bool:
         """Whether the stage is over; told by ``Progress`` alone, so that a resumed run agrees."""
-        return self.at.stage_step >= stage.steps or self.at.best_distance == 0.0
+        inside = stage.stop_when == "probe" and self.at.best == 0.0
+        return inside or self.at.stage_step >= num_steps
 
-    def _probe(self, stage: SftStageConfig) -> ProbeReading | None:
-        """Measure when it is time to: from ``min_steps`` on, and at the stage's last step."""
-        step = self.at.stage_step
-        due = step % stage.probe_every == 0 or step == stage.steps
-        if stage.stop_when != "probe" or step < stage.min_steps or not due:
-            return None
-        return self.parts.probe()
+    def _measure(self, stage: SftStageConfig, data: StageData, learner: Learner) -> _Measured:
+        """Measure what it is time for: now and then, and at the stage's last step."""
+        step, last = self.at.stage_step, self.at.stage_step == data.num_steps
+        reading = nll = None
+        if data.held_out and (last or (stage.eval_every and step % stage.eval_every == 0)):
+            nll = self.held_out_nll = mean_nll(learner, data.held_out)
+        due = last or (step >= stage.min_steps and step % stage.probe_every == 0)
+        if stage.stop_when == "probe" and due:
+            reading = self.parts.probe()
+        return _Measured(reading, nll)
 
-    def _note_nearest(self, reading: ProbeReading | None) -> bool:
-        """Remember this step if no earlier one of the stage was as near to the window."""
-        if reading is None or not reading.window_distance < self.at.best_distance:
+    def _note_best(self, stage: SftStageConfig, measured: _Measured) -> bool:
+        """Remember this step if no earlier one of the stage measured as well."""
+        value = measured.nll if stage.keep_best else None
+        if measured.reading is not None:
+            value = measured.reading.window_distance
+        if value is None or not value < self.at.best:
             return False
-        self.at = replace(self.at, best_step=self.at.step, best_distance=reading.window_distance)
+        self.at = replace(self.at, best_step=self.at.step, best=value)
         return True
 
     def _record(
         self,
         stage: SftStageConfig,
+        data: StageData,
         stats: SftStats,
         seconds: float,
-        reading: ProbeReading | None,
+        measured: _Measured,
     ) -> None:
         values: dict[str, float | int | str] = {
             "stage": stage.name,
@@ -302,45 +207,46 @@ class _Run:
             "learning_rate": stats.learning_rate,
             "step_s": round(seconds, 4),
         }
-        # An earlier stage may have ended before its last step.
-        left = sum(s.steps for s in self.config.sft.stages[self.at.stage :]) - self.at.stage_step
+        if self.at.stage_step == 1 and data.num_too_long:
+            values["too_long"] = data.num_too_long
+        # An earlier stage may have ended before its last step; one in epochs is counted once its
+        # data are loaded.
+        later = self.config.sft.stages[self.at.stage + 1 :]
+        left = sum(s.steps or 0 for s in later) + data.num_steps - self.at.stage_step
         line = (
             f"step {self.at.step}/{self.at.step + left}: loss {stats.loss:.4f}, nll {stats.nll:.4f}"
         )
-        if reading is not None:
-            values |= {
-                "probe_tool_share": reading.tool_share,
-                "probe_gain": reading.gain,
-                "probe_gain_se": reading.gain_se,
-                "probe_gain_with_bonus": reading.gain_with_bonus,
-                "probe_distance": reading.window_distance,
-                "probe_expectation": reading.expectation,
-            }
-            line += (
-                f"; probe: tool share {reading.tool_share:.2f}, gain {reading.gain:+.3f}, "
-                f"with tool reward {reading.gain_with_bonus:+.3f}, "
-                f"distance {reading.window_distance:.3f}"
-            )
-        self.parts.metrics(self.at.step, values)
-        shown = self.at.stage_step in (1, stage.steps) or self.at.step % _REPORT_EVERY == 0
-        if shown or reading is not None:
-            self.report(line)
+        more, words = measured.told()
+        self.parts.metrics(self.at.step, values | more)
+        shown = self.at.stage_step in (1, data.num_steps) or self.at.step % _REPORT_EVERY == 0
+        if shown or words:
+            self.report(line + words)
 
-    def _finish_stage(self, stage: SftStageConfig) -> None:
-        """Keep the weights nearest to the window, and save the border to the next stage."""
+    def _finish_stage(self, stage: SftStageConfig, learner: Learner) -> None:
+        """Keep the best weights, and save the border to the next stage."""
         at = self.at
-        self.distance = at.best_distance if at.best_step is not None else None
+        if isinstance(learner, AveragingLearner):
+            learner.settle()
         if at.best_step is not None and at.best_step != at.step:
             best = step_path(self.folder, at.best_step)
             problem = find_problem(best, content=True)
             if problem:
-                raise CheckpointError(f"{best}, nearest to the probe's window: {problem}")
+                raise CheckpointError(f"{best}, the best of stage {stage.name!r}: {problem}")
             restore_weights(self.parts.model, best)
-        if at.best_distance > 0.0 and at.best_step is not None:
+        self.distance = None
+        if at.best_step is not None and stage.keep_best:
+            self.held_out_nll = at.best
             self.report(
-                f"stage {stage.name!r} did not reach the probe's window: kept the weights of "
-                f"step {at.best_step} (distance {at.best_distance:.3f})"
+                f"stage {stage.name!r}: kept the weights of step {at.best_step} "
+                f"(held-out nll {at.best:.4f})"
             )
+        elif at.best_step is not None:
+            self.distance = at.best
+            if at.best > 0.0:
+                self.report(
+                    f"stage {stage.name!r} did not reach the probe's window: kept the weights of "
+                    f"step {at.best_step} (distance {at.best:.3f})"
+                )
         self.at = Progress(step=at.step, stage=at.stage + 1)
         self._save(None)
 
@@ -361,6 +267,62 @@ class _Run:
         resume = f"pvrl sft --resume {self.out}"
         self.report(f"stopped after step {self.at.step}; to go on: {resume}")
         raise Interrupted(stop.exit_code, resume)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What was measured after a step; None where it was not time to."""
+
+    reading: ProbeReading | None
+    nll: float | None
+
+    def told(self) -> tuple[dict[str, float | int | str], str]:
+        """Return it for the metrics, and in words."""
+        values: dict[str, float | int | str] = {}
+        words = ""
+        if self.nll is not None:
+            values["held_out_nll"] = self.nll
+            words += f"; held-out nll {self.nll:.4f}"
+        if (reading := self.reading) is not None:
+            values |= {
+                "probe_tool_share": reading.tool_share,
+                "probe_gain": reading.gain,
+                "probe_gain_se": reading.gain_se,
+                "probe_gain_with_bonus": reading.gain_with_bonus,
+                "probe_distance": reading.window_distance,
+                "probe_expectation": reading.expectation,
+            }
+            words += (
+                f"; probe: tool share {reading.tool_share:.2f}, gain {reading.gain:+.3f}, "
+                f"with tool reward {reading.gain_with_bonus:+.3f}, "
+                f"distance {reading.window_distance:.3f}"
+            )
+        return values, words
+
+
+def _learner(
+    model: VisionLanguageModel, config: Config, stage: SftStageConfig, num_steps: int
+) -> Learner:
+    options: dict[str, Any] = {
+        "total_steps": num_steps,
+        "learning_rate": stage.learning_rate,
+        "muon_learning_rate": stage.muon_learning_rate,
+    }
+    if stage.ema_decay:
+        return AveragingLearner(model, config.train, decay=stage.ema_decay, **options)
+    return Learner(model, config.train, **options)
+
+
+def _as_kept(learner: Learner) -> AbstractContextManager[None]:
+    """Have the weights in the model that would be kept if the stage ended now."""
+    return learner.averaged() if isinstance(learner, AveragingLearner) else nullcontext()
+
+
+def mean_nll(learner: Learner, examples: Sequence[Segments]) -> float:
+    """Return the mean negative log-probability of the sampled tokens (nats), all weighed alike."""
+    rows = [Trajectory("", 0, segments, (), (), EndReason.ANSWERED) for segments in examples]
+    scored = [value for row in learner.logprobs(rows) for value in row]
+    return -math.fsum(scored) / len(scored)
 
 
 def restore_weights(model: VisionLanguageModel, path: Path) -> None:

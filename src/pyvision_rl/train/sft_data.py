@@ -1,25 +1,27 @@
 """What SFT learns from: examples, their token weights, and the order in which they come.
 
 In: ``[[sft.stages]]`` data sources and token weights. Out: for every step the same batch of
-``Example`` records, given seed, stage and the number of examples already taken. Batches are drawn
-uniformly: sorting by length across batches would make whole batches of short direct answers, and
-the last ones would decide whether the model looks at all.
+``Example`` records, given seed, stage and the number of examples already taken; and the examples
+that are held out. Batches are drawn uniformly: sorting by length across batches would make whole
+batches of short direct answers, and the last ones would decide whether the model looks at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from pyvision_rl.assemble import build_tasks
 from pyvision_rl.checks_sft import compile_rules
 from pyvision_rl.config import Config, SftDataConfig, TokenWeight
+from pyvision_rl.conversations import learnable, render, spoken
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.rendering.base import Renderer
-from pyvision_rl.runs import RunReader, read_rollouts
+from pyvision_rl.sft_format import read_conversations
 from pyvision_rl.tasks.base import Paired
 from pyvision_rl.tasks.pairs import read_pairs
 from pyvision_rl.train.batching import Example
@@ -28,6 +30,10 @@ from pyvision_rl.types import Pair, Segment, Trajectory
 Segments: TypeAlias = tuple[Segment, ...]
 RunScripts: TypeAlias = Callable[[SftDataConfig], Sequence[Trajectory]]
 """Executes the scripts of a source's task set and returns one trajectory per task."""
+
+
+_HOLD_OUT = 2**40
+"""Ends the seed of a split, where the seed of an order has an epoch."""
 
 
 class StageData:
@@ -43,24 +49,128 @@ class StageData:
         """
         stage = config.sft.stages[index]
         where = f"sft.stages[{index}]"
-        self._sources = [
-            load_source(data, f"{where}.data[{i}]", renderer, run_scripts)
-            for i, data in enumerate(stage.data)
-        ]
+
+        self.num_too_long = 0
+        """Examples left out because they are above their source's ``max_tokens``."""
+
+        def load(sources: Sequence[SftDataConfig], key: str) -> list[list[Segments]]:
+            loaded = []
+            for i, data in enumerate(sources):
+                name = f"{where}.{key}[{i}]"
+                found = load_source(data, name, renderer, run_scripts)
+                fitting = _fitting(found, data.max_tokens, name, renderer)
+                self.num_too_long += len(found) - len(fitting)
+                loaded.append(fitting)
+            return loaded
+
+        self._sources = load(stage.data, "data")
+        self.held_out: list[Segments] = []
+        """Examples that are measured and never trained on."""
+        if stage.eval_share:
+            for i, source in enumerate(self._sources):
+                seed = (config.seed, index, i, _HOLD_OUT)
+                self._sources[i], held_out = hold_out(source, stage.eval_share, seed)
+                self.held_out += held_out
+                if not self._sources[i]:
+                    raise ConfigError(
+                        f"{where}.eval_share = {stage.eval_share} leaves nothing of data[{i}] to "
+                        "train on: its examples share too few prompts"
+                    )
+        for source in load(stage.eval_data, "eval_data"):
+            self.held_out += source
         self._weights = TokenWeights(stage.token_weights, renderer.decode, where)
+        self.batch_size = stage.batch_size
         sizes = [len(source) for source in self._sources]
         shares = [data.weight for data in stage.data]
-        self.mixture = Mixture(sizes, shares, (config.seed, index))
+        seeds = (config.seed, index)
+        self.order: Order = Epochs(sizes, seeds) if stage.epochs else Mixture(sizes, shares, seeds)
+        per_epoch = -(-sum(sizes) // stage.batch_size)
+        self.num_steps: int = stage.steps or (stage.epochs or 0) * per_epoch
+        """Optimizer steps of the stage."""
 
     @property
     def num_examples(self) -> int:
-        """Distinct examples over all sources."""
+        """Distinct examples over all sources, without those that are held out."""
         return sum(len(source) for source in self._sources)
 
-    def batch(self, size: int) -> list[Example]:
-        """Return the next ``size`` examples, each with its token weights."""
-        drawn = (self._sources[source][index] for source, index in self.mixture.draw(size))
+    def batch(self) -> list[Example]:
+        """Return the next examples, each with its token weights."""
+        drawn = (self._sources[source][index] for source, index in self.order.draw(self.batch_size))
         return [Example(segments, self._weights.of(segments)) for segments in drawn]
+
+
+def _fitting(
+    found: list[Segments], most: int | None, where: str, renderer: Renderer
+) -> list[Segments]:
+    if most is None:
+        return found
+    fitting = [each for each in found if sum(map(renderer.length, each)) <= most]
+    if not fitting:
+        raise ConfigError(f"{where}.max_tokens = {most}: all {len(found)} examples are longer")
+    return fitting
+
+
+def hold_out(
+    examples: Sequence[Segments], share: float, seed: Sequence[int]
+) -> tuple[list[Segments], list[Segments]]:
+    """Return (those to train on, those held out), both in their order.
+
+    Examples of one prompt stay together: a model that was trained on one answer to a question has
+    seen the question. At least one prompt is held out.
+
+    Args:
+        examples: In any order.
+        share: Of the examples; the split comes as near to it from above as the prompts allow.
+        seed: Equal seeds, equal splits.
+    """
+    by_prompt: dict[Segment, list[int]] = {}
+    for place, segments in enumerate(examples):
+        by_prompt.setdefault(segments[0], []).append(place)
+    groups = list(by_prompt.values())
+    chosen: set[int] = set()
+    for group in np.random.default_rng(tuple(seed)).permutation(len(groups)):
+        if chosen and len(chosen) >= share * len(examples):
+            break
+        chosen.update(groups[group])
+    kept = [e for place, e in enumerate(examples) if place not in chosen]
+    return kept, [examples[place] for place in sorted(chosen)]
+
+
+class Order(Protocol):
+    """Says which examples come next."""
+
+    taken: tuple[int, ...]
+    """The whole state, and assignable."""
+
+    def draw(self, count: int) -> list[tuple[int, int]]:
+        """Return up to ``count`` pairs (source, index in it)."""
+        ...
+
+
+class Epochs:
+    """Draws every example of all sources once per epoch, each time in another seeded order."""
+
+    def __init__(self, sizes: Sequence[int], seed: Sequence[int]) -> None:
+        """Start from the first draw.
+
+        Args:
+            sizes: Examples per source.
+            seed: Equal seeds, equal draws.
+        """
+        self._starts = [0, *accumulate(sizes)]
+        self._seed = tuple(seed)
+        self.taken: tuple[int, ...] = (0,)
+        """Draws so far: the whole state, and assignable."""
+
+    def draw(self, count: int) -> list[tuple[int, int]]:
+        """Return ``count`` pairs (source, index in it), fewer at the end of an epoch."""
+        total = self._starts[-1]
+        epoch, place = divmod(self.taken[0], total)
+        order = np.random.default_rng((*self._seed, epoch)).permutation(total)
+        drawn = order[place : place + count]
+        self.taken = (self.taken[0] + len(drawn),)
+        sources = np.searchsorted(self._starts, drawn, side="right") - 1
+        return [(int(s), int(i) - self._starts[s]) for s, i in zip(sources, drawn, strict=True)]
 
 
 class Mixture:
@@ -75,7 +185,7 @@ class Mixture:
             seed: Equal seeds, equal draws.
         """
         self._sizes, self._shares, self._seed = tuple(sizes), tuple(shares), tuple(seed)
-        self.taken = (0,) * len(self._sizes)
+        self.taken: tuple[int, ...] = (0,) * len(self._sizes)
         """Draws from each source so far: the whole state, and assignable."""
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
@@ -138,14 +248,19 @@ def load_source(
     Raises:
         ConfigError: The source is missing, holds nothing to learn from, or was recorded without
             images or with another tokenizer.
+        TaskError: A file of pairs or conversations has a faulty row.
     """
     found: list[Segments]
     if data.kind == "pairs":
         found = [tuple(renderer.pair(pair)) for pair in _pairs(data, where)]
     elif data.kind == "scripts":
         found = [t.segments for t in run_scripts(data)]
+    elif data.kind == "conversations":
+        root = Path(data.image_root) if data.image_root else None
+        said = read_conversations(Path(data.path), root)[: data.count]
+        found = [render(renderer, each) for each in said]
     else:
-        found = _correct(_recorded(Path(data.path)), data, where, renderer)
+        found = _correct(data, where, renderer)
     found = found[: data.count]
     if not found:
         raise ConfigError(f"{where}: the source has no examples")
@@ -162,33 +277,35 @@ def _pairs(data: SftDataConfig, where: str) -> Sequence[Pair]:
     return tasks.pairs(data.count or len(tasks))
 
 
-def _recorded(path: Path) -> Iterable[Trajectory]:
-    saved = RunReader(path).trajectories() if path.is_dir() else read_rollouts(path)
-    return (each.trajectory for each in saved)
-
-
-def _correct(
-    trajectories: Iterable[Trajectory], data: SftDataConfig, where: str, renderer: Renderer
-) -> list[Segments]:
-    """Return the tokens of up to ``data.count`` trajectories whose answer was graded correct."""
+def _correct(data: SftDataConfig, where: str, renderer: Renderer) -> list[Segments]:
+    """Return the tokens of up to ``data.count`` trajectories that are to be learnt from."""
     where = f"{where}.path = {data.path!r}"
     total, found = 0, []
-    for trajectory in trajectories:
+    for saved, good in learnable(Path(data.path)):
         total += 1
-        if trajectory.reward is None or not trajectory.reward.correct:
+        if not good:
             continue
-        if not trajectory.num_sampled_tokens:
-            raise ConfigError(
-                f"{where}: its trajectories hold no tokens; write them with run.logprobs = true"
-            )
-        _check_tokenizer(trajectory, where, renderer)
-        _check_images(trajectory, where, Path(data.path))
-        found.append(trajectory.segments)
+        found.append(_segments(saved.trajectory, data, where, renderer))
         if len(found) == data.count:
             break
     if not found:
-        raise ConfigError(f"{where}: none of {total} trajectories is correct")
+        raise ConfigError(f"{where}: none of {total} trajectories is correct and kept")
     return found
+
+
+def _segments(
+    trajectory: Trajectory, data: SftDataConfig, where: str, renderer: Renderer
+) -> Segments:
+    _check_images(trajectory, where, Path(data.path))
+    if data.tokens == "rendered":
+        return render(renderer, spoken(trajectory))
+    if not trajectory.num_sampled_tokens:
+        raise ConfigError(
+            f"{where}: its trajectories hold no tokens; write them with run.logprobs = true, or "
+            'set tokens = "rendered"'
+        )
+    _check_tokenizer(trajectory, where, renderer)
+    return trajectory.segments
 
 
 def _check_tokenizer(trajectory: Trajectory, where: str, renderer: Renderer) -> None:
@@ -200,13 +317,15 @@ def _check_tokenizer(trajectory: Trajectory, where: str, renderer: Renderer) -> 
         if text != turn.text:
             raise ConfigError(
                 f"{where}: task {trajectory.task_id!r} was written with another tokenizer than "
-                f"that of policy.model, which reads {turn.text!r:.80} as {text!r:.80}"
+                f"that of policy.model, which reads {turn.text!r:.80} as {text!r:.80}; set tokens "
+                '= "rendered" to tokenize its turns anew'
             )
 
 
 def _check_images(trajectory: Trajectory, where: str, path: Path) -> None:
     folder = (path if path.is_dir() else path.parent.parent) / "media"
-    for media in trajectory.media:
+    shown = (media for message in trajectory.messages for media in message.media)
+    for media in (*trajectory.media, *shown):
         if media.source is None:
             raise ConfigError(
                 f"{where}: task {trajectory.task_id!r} needs {folder / media.sha256}.png, which is "

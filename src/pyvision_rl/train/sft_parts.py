@@ -1,0 +1,132 @@
+"""What an SFT run is made of and leaves: its parts, where it stands, and its result.
+
+In: a config and, to go on, a checkpoint. Out: ``SftParts``, closed afterwards. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from pyvision_rl.assemble import assemble
+from pyvision_rl.collect import collect_scripts
+from pyvision_rl.config import Config
+from pyvision_rl.errors import ConfigError
+from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.probe import probe_model
+from pyvision_rl.rendering.base import Renderer
+from pyvision_rl.runs import RunWriter
+from pyvision_rl.train.checkpoints import Checkpoint
+from pyvision_rl.train.sft_data import RunScripts
+
+
+class ProbeReading(Protocol):
+    """What a probe says; ``probe.ProbeResult`` is one."""
+
+    @property
+    def tool_share(self) -> float:
+        """Free share of episodes that use the tool."""
+        ...
+
+    @property
+    def gain(self) -> float:
+        """E[accuracy | tool] - E[accuracy | direct]."""
+        ...
+
+    @property
+    def gain_se(self) -> float:
+        """Standard error of ``gain``."""
+        ...
+
+    @property
+    def gain_with_bonus(self) -> float:
+        """The same with the tool reward."""
+        ...
+
+    @property
+    def window_distance(self) -> float:
+        """0.0 inside the window of ``[probe]``."""
+        ...
+
+    @property
+    def expectation(self) -> str:
+        """Which behaviour to expect of RL from here, in a line."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SftParts:
+    """What SFT takes from the rest of the package."""
+
+    model: VisionLanguageModel
+    renderer: Renderer
+    run_scripts: RunScripts
+    probe: Callable[[], ProbeReading]
+    """Measures the model as it is when called."""
+    metrics: Callable[[int, Mapping[str, float | int | str]], None]
+    """Receives (step, values) once per step."""
+
+
+Wire: TypeAlias = Callable[[Config, Path, Checkpoint | None], AbstractContextManager[SftParts]]
+"""(config, run folder, checkpoint to go on from) -> parts; the model holds its weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class SftResult:
+    """What a finished run leaves."""
+
+    model: Path
+    """Hugging Face directory of the result."""
+    steps: int
+    """Optimizer steps over all stages."""
+    loss: float | None
+    """Of the last step; None when the run was already finished."""
+    window_distance: float | None
+    """Of the weights that were kept, when the last stage stops by probe."""
+    held_out_nll: float | None = None
+    """Of the weights that were kept (nats per token), when the last stage holds examples out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands; kept in every checkpoint."""
+
+    step: int = 0
+    """Over all stages."""
+    stage: int = 0
+    stage_step: int = 0
+    taken: tuple[int, ...] = ()
+    """Examples drawn from each source of the stage; in epochs, from all of them together."""
+    best_step: int | None = None
+    """The stage's checkpoint with the best measure."""
+    best: float = math.inf
+    """That measure: distance to the probe's window, or held-out NLL with ``keep_best``."""
+
+
+@contextmanager
+def wire_parts(config: Config, out: Path, start: Checkpoint | None) -> Iterator[SftParts]:
+    """Yield the package's own parts, and close them afterwards."""
+    settings = config
+    if start is not None:
+        policy = config.policy.model_copy(update={"model": str(start.path)})
+        settings = config.model_copy(update={"policy": policy})
+    with assemble(settings) as assembly:
+        model = assembly.model
+        if model is None:
+            raise ConfigError('sft trains an in-process policy: set policy.name = "local"')
+        going_on = start is not None and (out / "run.json").exists()
+        step = start.step if start is not None and going_on else None
+        with RunWriter(out, config, verb="sft", resume_step=step) as writer:
+            yield SftParts(
+                model=model,
+                renderer=assembly.harness.renderer,
+                run_scripts=lambda data: collect_scripts(
+                    settings, data.tasks, data.count, max_wrong=data.max_wrong, seen_by=model.vision
+                ),
+                probe=lambda: probe_model(assembly),
+                metrics=writer.metrics,
+            )

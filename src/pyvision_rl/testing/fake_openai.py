@@ -130,8 +130,9 @@ class FakeOpenAI:
     def completion(self, body: dict[str, Any]) -> bytes:
         """Return the completion of a request as JSON."""
         made = self._answer(body)
-        choice = {"message": {"content": made}, "finish_reason": "stop"}
-        choice = {"index": 0, **(choice if isinstance(made, str) else made)}
+        if isinstance(made, str):
+            made = {"message": {"content": made}, "finish_reason": "stop"}
+        choice = {"index": 0, **made}
         usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
         return json.dumps(
             {"object": "chat.completion", "choices": [choice], "usage": usage}

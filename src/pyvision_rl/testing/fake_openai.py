@@ -45,7 +45,7 @@ class Fault:
     drip_s: float = 0.0
     """The body is sent byte by byte, with this pause after each."""
     echo: bool = False
-    """The error body repeats the request's headers, as careless servers do."""
+    """The error body repeats the request's Authorization, as careless servers do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,11 @@ class _Handler(BaseHTTPRequestHandler):
         if sent is None and fault.status == 200:
             sent = self.fake.completion(body)
         if sent is None:
-            message = str(dict(self.headers)) if fault.echo else f"status {fault.status} on demand"
+            message = (
+                str(self.headers["Authorization"])
+                if fault.echo
+                else f"status {fault.status} on demand"
+            )
             sent = json.dumps({"error": {"message": message}}).encode()
         self.send_response(fault.status)
         for name, value in fault.headers.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,20 @@ def test_a_source_is_graded_or_named(source: str, answer: str) -> None:
     known = source.startswith("a") or source == "b"
     assert (found.reward is not None) == known
     assert known or f"no route for data source {source!r}; routes: 'a*', 'b'" in found.error
+
+
+def test_the_routes_of_the_docs_are_those_of_the_paper() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "grading.md").read_text()
+    block = page.split("```toml\n")[1].split("```")[0]
+    rewarder = build_rewarder(Config.model_validate(tomllib.loads(block)).rewards)
+    rules = {"vsi_numerical", "counting_rule_verifiable"}
+    sources = {"vstar", "deepeyes", "minio3", "hrbench-4k", "hrbench-8k", "ecd", "vsi", "longvila"}
+    sources |= {"wemath-standard", "wemath-pro", "v-interaction", "mathvision", *rules}
+    sources |= {"wemath", "mathvista", "mathverse", "logicvista"}
+    rewarder.check(lambda: frozenset(sources))
+    with pytest.raises(ConfigError, match="zebra_cot"):
+        rewarder.check(lambda: frozenset({"zebra_cot"}))
+    asyncio.run(rewarder.close())
 
 
 # Before the run.

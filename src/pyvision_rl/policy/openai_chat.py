@@ -14,7 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 from pydantic import Field
@@ -24,7 +24,6 @@ from pyvision_rl.config import EndpointConfig, PolicyConfig
 from pyvision_rl.errors import ConfigError, EndpointError, PolicyError, TaskError
 from pyvision_rl.media import open_image
 from pyvision_rl.registry import parse_options
-from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.types import (
     Completion,
     Media,
@@ -58,10 +57,18 @@ def read_options(config: PolicyConfig) -> Options:
     return parse_options(Options, config.options, "policy.options")
 
 
+class Scribe(Protocol):
+    """What is needed of a renderer."""
+
+    def script(self, text: str, stop: Sequence[str] = ()) -> Completion:
+        """Return ``text`` as a turn; not closed when it ends with one of the ``stop`` strings."""
+        ...
+
+
 class OpenAIChatPolicy:
     """Writes turns with a served model."""
 
-    def __init__(self, config: PolicyConfig, renderer: Renderer) -> None:
+    def __init__(self, config: PolicyConfig, renderer: Scribe) -> None:
         """Check the options; connects to nothing.
 
         Raises:

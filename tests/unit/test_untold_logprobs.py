@@ -22,6 +22,6 @@ def test_untold_log_probabilities_stop_rl_and_do_not_matter_to_sft(tmp_path: Pat
     assert np.isnan(model.expand(SEGMENTS).logprobs).tolist() == [False] * 3 + [True] * 2
     learner = Learner(model, TrainConfig())
     episode = Trajectory("t", 0, SEGMENTS, (), (), EndReason.ANSWERED)
-    with pytest.raises(TrainError, match="finite|nan"):
+    with pytest.raises(TrainError, match=r"finite|nan"):
         learner.update(Batch((Scored(episode, 1.0),)), 1.0)
     assert np.isfinite(learner.sft_step([Example(SEGMENTS)]).loss)

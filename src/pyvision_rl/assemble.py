@@ -18,6 +18,7 @@ from pyvision_rl import tasks as task_sets
 from pyvision_rl.config import Config, SandboxConfig, TasksConfig
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.parsing import CODE_CLOSE
+from pyvision_rl.policy.base import Counted
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import resolve
 from pyvision_rl.rendering import CharsRenderer, load_renderer
@@ -45,6 +46,7 @@ class Assembly:
     model: VisionLanguageModel | None = None
     """Set when the policy is in-process."""
     _runner: asyncio.Runner = field(default_factory=asyncio.Runner)
+    _counted: dict[str, float] = field(default_factory=dict)
     _closed: bool = False
 
     def rollout(self, tasks: Sequence[Task], *, seed: int, **options: Any) -> list[Group]:
@@ -53,13 +55,22 @@ class Assembly:
         harness = options.pop("harness", self.harness)
         return self._runner.run(run_groups(harness, tasks, seed=seed, **options))
 
+    def stats(self) -> dict[str, float]:
+        """Return what servers were asked since the last call, by metric name; empty without any."""
+        now = self.harness.rewarder.stats()
+        if isinstance(self.harness.policy, Counted):
+            now |= self.harness.policy.stats()
+        before, self._counted = self._counted, now
+        return {name: value - before.get(name, 0.0) for name, value in now.items()}
+
     def close(self) -> None:
-        """End policy and sandbox. Idempotent."""
+        """End policy, sandbox and grader. Idempotent."""
         if self._closed:
             return
         self._closed = True
         try:
             self._runner.run(self.harness.policy.close())
+            self._runner.run(self.harness.rewarder.close())
         finally:
             self._runner.run(self.harness.sandbox.close())
             self._runner.close()
@@ -115,6 +126,9 @@ def assemble(
             ``policy.name`` says.
     """
     check_filters(config.selection)
+    rewarder = build_rewarder(config.rewards)
+    # Before a model is loaded: what cannot be graded is found out now.
+    rewarder.check(lambda: _data_sources(config))
     if config.policy.name == "local" and model is None and scripts is None:
         from pyvision_rl.models.load import load_model, set_threads
 
@@ -132,7 +146,7 @@ def assemble(
         renderer=renderer,
         policy=_policy(config, model, renderer, scripts),
         sandbox=resolve(config.sandbox.name, sandboxes.TABLE, "sandbox.name")(config.sandbox),
-        rewarder=build_rewarder(config.rewards),
+        rewarder=rewarder,
         config=config.rollout,
         sampling=SampleLimits(
             max_new_tokens=config.policy.max_new_tokens,
@@ -160,6 +174,12 @@ def sandbox_limits(config: SandboxConfig) -> SandboxLimits:
         max_aspect=config.max_aspect,
         figure=config.figure,
     )
+
+
+def _data_sources(config: Config) -> frozenset[str]:
+    from pyvision_rl.sources import data_sources
+
+    return data_sources(config, build_tasks)
 
 
 def _renderer(config: Config, model: VisionLanguageModel | None) -> Renderer:

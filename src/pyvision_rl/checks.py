@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pyvision_rl import policy as policies
 from pyvision_rl import sandbox as sandboxes
 from pyvision_rl.assemble import assemble, build_tasks, num_tasks
 from pyvision_rl.checks_sandbox import Finding, require, sandbox_findings, try_async, try_check
@@ -26,7 +27,7 @@ from pyvision_rl.config import (
     SftStageConfig,
     TasksConfig,
 )
-from pyvision_rl.errors import ConfigError
+from pyvision_rl.errors import ConfigError, MissingKeyError
 from pyvision_rl.new_model import check_sizes
 from pyvision_rl.parsing import CODE_CLOSE, parse
 from pyvision_rl.prompts import PromptBuilder
@@ -34,6 +35,7 @@ from pyvision_rl.registry import resolve
 from pyvision_rl.rewards import build_rewarder
 from pyvision_rl.rollout import Harness
 from pyvision_rl.selection import check_filters
+from pyvision_rl.sources import data_sources, sources_of
 from pyvision_rl.tasks.base import Scripted, TaskSet
 from pyvision_rl.tasks.jsonl import scan
 from pyvision_rl.types import (
@@ -66,7 +68,7 @@ def check_config(config: Config) -> list[Finding]:
         try_check("[policy]", partial(_policy_detail, config)),
         try_check("[sandbox]", partial(_sandbox_detail, config.sandbox)),
         try_check("[rollout]", partial(_rollout_detail, config)),
-        try_check("[rewards]", lambda: _done(build_rewarder(config.rewards))),
+        try_check("[rewards]", partial(_rewards_detail, config)),
         try_check("[selection]", partial(_filters_detail, config.selection)),
     ]
     for index, stage in enumerate(config.sft.stages):
@@ -102,6 +104,7 @@ def check_tasks(config: Config) -> list[Finding]:
         try_check("ids are unique", lambda: _unique_ids(tasks, indices)),
         try_check("an index always gives the same task", lambda: _stable(tasks, indices)),
         try_check("every task makes a prompt", lambda: _prompts(config, tasks, indices)),
+        try_check("every data source can be graded", lambda: _sources(config, tasks)),
         try_check("the reference answer is graded right", lambda: _graded(config, tasks, indices)),
         try_check("scripts parse and end in an answer", lambda: _scripts(config, tasks, indices)),
         Finding("looked at", "note" if len(indices) < total else "ok", looked),
@@ -159,7 +162,10 @@ async def _policy_findings(harness: Harness, task: TaskInput) -> list[Finding]:
         return ""
 
     findings = [await try_async("writes a turn", writes)]
-    if made:
+    if made and made[0].logprobs is None:
+        untold = "none: its episodes can be graded and imitated, RL cannot train on them"
+        findings.append(Finding("log-probabilities", "note", untold))
+    elif made:
         decode = harness.renderer.decode
         findings += [
             try_check("log-probabilities are finite and at most 0", lambda: _logprobs(made[0])),
@@ -199,7 +205,11 @@ def _tasks_detail(section: TasksConfig, key: str) -> str:
 def _policy_detail(config: Config) -> str:
     policy = config.policy
     if policy.name not in ("local", "scripted"):
-        resolve(policy.name, {}, "policy.name")
+        resolve(policy.name, policies.TABLE, "policy.name")
+        if policy.name == "openai_chat":
+            from pyvision_rl.policy.openai_chat import read_options
+
+            return f"{read_options(policy).model} at {read_options(policy).url}"
         return policy.name
     if policy.name == "scripted":
         return "plays back the task set's own scripts"
@@ -225,6 +235,15 @@ def _rollout_detail(config: Config) -> str:
         turn < room, f"policy.max_new_tokens = {turn} fills rollout.max_context_tokens = {room}"
     )
     return f"{config.rollout.max_tool_calls} calls, {config.rollout.group_size} rollouts a task"
+
+
+def _rewards_detail(config: Config) -> str:
+    rewarder = build_rewarder(config.rewards)
+    try:
+        rewarder.check(lambda: data_sources(config, build_tasks))
+    except MissingKeyError as error:
+        return f"note: {error}"
+    return config.rewards.name
 
 
 def _filters_detail(config: SelectionConfig) -> str:
@@ -285,6 +304,13 @@ def _prompts(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
     return ""
 
 
+def _sources(config: Config, tasks: TaskSet) -> str:
+    assert config.tasks is not None
+    found = sources_of(tasks, config.tasks)
+    build_rewarder(config.rewards).check(lambda: found)
+    return ", ".join(sorted(found - {""}))
+
+
 def _graded(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
     rewarder = build_rewarder(config.rewards)
 
@@ -293,6 +319,12 @@ def _graded(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
         return await rewarder.grade(task, Trajectory(task.id, 0, (), (), (), end, answer))
 
     async def all_of_them() -> None:
+        try:
+            await one_by_one()
+        finally:
+            await rewarder.close()
+
+    async def one_by_one() -> None:
         for index in indices:
             task = tasks[index]
             right = await grade(task, task.gold.answer)
@@ -332,6 +364,7 @@ def _scripts(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
 
 
 def _logprobs(completion: Completion) -> str:
+    assert completion.logprobs is not None
     bad = [p for p in completion.logprobs if not math.isfinite(p) or p > 0]
     require(not bad, f"{len(bad)} of {len(completion.logprobs)} are not, e.g. {bad[:1]}")
     return ""

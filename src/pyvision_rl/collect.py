@@ -97,7 +97,7 @@ def run_rollout(config: Config, out: Path, report: Callable[[str], None] = lambd
             ]
             # Nothing is selected: a rollout run keeps all it made, for whoever reads it.
             writer.rollouts(step, groups)
-            writer.metrics(step, rollout_metrics(groups))
+            writer.metrics(step, rollout_metrics(groups) | assembly.stats())
             report(f"rolled out {chunk.stop} of {total} tasks")
     return out
 

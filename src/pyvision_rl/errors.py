@@ -2,17 +2,20 @@
 
     PVRLError
     ├── ConfigError (ValueError)   the config is wrong: names file, key, value, what is allowed
+    │   └── MissingKeyError        the environment does not hold the API key the config names
     ├── TaskError (ValueError)     a task row or its media cannot be read
     ├── RenderError                ids and images disagree: our bug, never caught
     ├── PolicyError                the sampling backend failed
     ├── SandboxError               our sandbox machinery failed; never the model's code
     ├── RewardError                a grader failed
+    ├── EndpointError              a server gave no usable answer, for all retries
     ├── RunError                   a run folder cannot be read or written
     └── TrainError                 the learner cannot go on (no usable batch, a NaN loss)
         └── CheckpointError        a checkpoint is missing, cut or of another model
 
 The episode boundary in ``rollout`` turns PolicyError, SandboxError and RewardError into a counted
-``EndReason.FAILED`` or an ungraded trajectory; ``cli`` prints the rest and picks the exit code.
+``EndReason.FAILED`` or an ungraded trajectory; whoever asks a server turns EndpointError into one
+of them; ``cli`` prints the rest and picks the exit code.
 """
 
 
@@ -22,6 +25,10 @@ class PVRLError(Exception):
 
 class ConfigError(PVRLError, ValueError):
     """The user's configuration is wrong; raised before work starts."""
+
+
+class MissingKeyError(ConfigError):
+    """The environment variable that the config names for an API key is not there."""
 
 
 class TaskError(PVRLError, ValueError):
@@ -42,6 +49,10 @@ class SandboxError(PVRLError):
 
 class RewardError(PVRLError):
     """A grader failed; the trajectory stays ungraded, which is not a zero."""
+
+
+class EndpointError(PVRLError):
+    """A server could not be reached, or gave no usable answer, for all retries."""
 
 
 class RunError(PVRLError):

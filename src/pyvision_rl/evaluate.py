@@ -183,7 +183,7 @@ def run_eval(
                 continue
             groups = evaluate(assembly, tasks, chunk)
             writer.rollouts(step, groups)
-            writer.metrics(step, rollout_metrics(groups))
+            writer.metrics(step, rollout_metrics(groups) | assembly.stats())
             items += judged(groups)
             report(f"evaluated {chunk.stop} of {total} tasks")
     result = result_of(items)
@@ -192,7 +192,10 @@ def run_eval(
 
 
 def _refuse_other_config(resume: Path, config: Config) -> None:
-    before, now = read_info(resume).config, config.model_dump(mode="json")
+    before, now = dict(read_info(resume).config), config.model_dump(mode="json")
+    for rewards in (before.get("rewards", {}), now["rewards"]):
+        # A larger budget grades more, not otherwise.
+        rewards.get("judge", {}).pop("max_calls", None)
     other = [key for key in now if key != "run" and before.get(key) != now[key]]
     if other:
         raise RunError(

@@ -56,6 +56,14 @@ class Rewarder(Protocol):
         """Return the trajectory with its reward, or ungraded with an error text."""
         ...
 
+    def stats(self) -> dict[str, float]:
+        """Return what was counted so far, by metric name."""
+        ...
+
+    async def close(self) -> None:
+        """Free what is held. Idempotent."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Harness:

@@ -230,17 +230,19 @@ def _read_reward(line: Json) -> Reward:
 def _segment(segment: Segment) -> Json:
     line: Json = {"sampled": segment.sampled, "token_ids": list(segment.token_ids)}
     if segment.sampled:
-        line["logprobs"] = [number(value) for value in segment.logprobs]
+        told = segment.logprobs
+        line["logprobs"] = None if told is None else [number(value) for value in told]
     if segment.media:
         line["media"] = [_media(m) for m in segment.media]
     return line
 
 
 def _read_segment(line: Json, find: FindMedia) -> Segment:
+    told = line.get("logprobs", ())
     return Segment(
         token_ids=tuple(line["token_ids"]),
         sampled=line["sampled"],
-        logprobs=tuple(float(value) for value in line.get("logprobs", ())),
+        logprobs=None if told is None else tuple(float(value) for value in told),
         media=tuple(_read_media(m, find) for m in line.get("media", ())),
     )
 

@@ -16,7 +16,17 @@ from sources import FILES, SRC, child_side, imports, name_of, ours, tree, unit_o
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "errors"),
     # Each may import those before it.
-    ("config", "registry", "config_file", "media", "images", "models"),
+    (
+        "config",
+        "registry",
+        "config_file",
+        "media",
+        "images",
+        "models",
+        "http_client",
+        "chat_endpoint",
+        "testing",
+    ),
     # Siblings: never each other.
     ("prompts", "parsing", "rendering", "tasks", "rewards", "sandbox", "policy"),
     # Siblings: never each other.
@@ -24,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # Each may import those before it.
     (
         "metrics",
+        "sources",
         "assemble",
         "conversations",
         "collect",

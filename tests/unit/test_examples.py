@@ -83,7 +83,7 @@ def test_task_example_passes_the_check_of_task_sets(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     section = TasksConfig(name="new_task:Counting", limit=20, options={"seed": 3})
     findings = check_tasks(Config(tasks=section))
-    assert len(findings) == 6
+    assert len(findings) == 7
     assert not [f for f in findings if f.status != "ok"]
 
 

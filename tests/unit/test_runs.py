@@ -93,7 +93,8 @@ def segments(draw: st.DrawFn) -> Segment:
     ids = tuple(draw(st.lists(COUNTS, max_size=4)))
     if draw(st.booleans()):
         values = st.lists(FLOATS, min_size=len(ids), max_size=len(ids))
-        return Segment(ids, True, tuple(draw(values)))
+        told = draw(st.none() | values)
+        return Segment(ids, True, None if told is None else tuple(told))
     return Segment(ids, False, media=tuple(draw(st.lists(MEDIA, max_size=2))))
 
 

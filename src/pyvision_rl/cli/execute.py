@@ -46,6 +46,10 @@ Out = Annotated[
 Resume = Annotated[
     Path | None, typer.Option("--resume", metavar="RUN", help="Go on in this run folder.")
 ]
+MaxJudgeCalls = Annotated[
+    int | None,
+    typer.Option("--max-judge-calls", min=0, help="Same as --set rewards.judge.max_calls=N."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

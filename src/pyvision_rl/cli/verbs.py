@@ -18,6 +18,7 @@ from pyvision_rl.cli.execute import (
     Debug,
     DryRun,
     Job,
+    MaxJudgeCalls,
     OptionalConfig,
     Options,
     Out,
@@ -62,12 +63,14 @@ def _plain(name: str, work: Callable[[Job], Any], then: str) -> Callable[..., No
     def verb(
         config: ConfigArgument,
         overrides: Overrides = None,
+        max_judge_calls: MaxJudgeCalls = None,
         out: Out = None,
         dry_run: DryRun = False,
         as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:
-        options = Options(config, tuple(overrides or ()), out, None, dry_run, as_json)
+        keys = _overrides(overrides, max_judge_calls)
+        options = Options(config, keys, out, None, dry_run, as_json)
         run_verb(name, options, work, then=then)
 
     verb.__doc__ = work.__doc__
@@ -80,17 +83,25 @@ def _resumable(name: str, work: Callable[[Job], Any], then: str) -> Callable[...
     def verb(
         config: OptionalConfig = "",
         overrides: Overrides = None,
+        max_judge_calls: MaxJudgeCalls = None,
         out: Out = None,
         resume: Resume = None,
         dry_run: DryRun = False,
         as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:
-        options = Options(config, tuple(overrides or ()), out, resume, dry_run, as_json)
+        keys = _overrides(overrides, max_judge_calls)
+        options = Options(config, keys, out, resume, dry_run, as_json)
         run_verb(name, options, work, then=then)
 
     verb.__doc__ = work.__doc__
     return guarded(verb)
+
+
+def _overrides(typed: list[str] | None, max_judge_calls: int | None) -> tuple[str, ...]:
+    """Return what was typed after ``--set``, and the options that stand for a key."""
+    budget = () if max_judge_calls is None else (f"rewards.judge.max_calls={max_judge_calls}",)
+    return (*(typed or ()), *budget)
 
 
 def _probe(job: Job) -> Any:

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from pyvision_rl.config.base import SCHEMA, Section
+from pyvision_rl.config.endpoints import EndpointConfig, JudgeConfig
 from pyvision_rl.config.episodes import (
     PolicyConfig,
     PromptsConfig,
@@ -37,7 +38,9 @@ from pyvision_rl.config.synthesize import SynthesizeConfig
 __all__ = [
     "SCHEMA",
     "Config",
+    "EndpointConfig",
     "EvalConfig",
+    "JudgeConfig",
     "NewModelConfig",
     "PolicyConfig",
     "ProbeConfig",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from pyvision_rl.config.base import Section
+from pyvision_rl.config.endpoints import JudgeConfig
 
 
 class TasksConfig(Section):
@@ -36,7 +37,7 @@ class PolicyConfig(Section):
     """Who writes the turns, and how they are sampled."""
 
     name: str = "local"
-    """local, scripted, or ``package.module:Name``."""
+    """local, openai_chat, scripted, or ``package.module:Name``."""
     model: str = ""
     """Hugging Face directory or name."""
     temperature: float = Field(1.0, ge=0)
@@ -54,7 +55,7 @@ class PolicyConfig(Section):
     threads: int | None = Field(None, gt=0)
     """CPU threads of torch; None leaves torch's choice. Bit-identity holds for equal values."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """For a policy of your own; local and scripted take none."""
+    """For openai_chat (docs/grading.md) or a policy of your own; local and scripted take none."""
 
     @field_validator("options")
     @classmethod
@@ -124,6 +125,9 @@ class RewardsConfig(Section):
     """R = accuracy + tool_use_per_call * calls, the second term only when correct (paper eq. 1)."""
 
     name: str = "match"
-    """The accuracy grader: match, or ``package.module:Name``."""
+    """The accuracy grader: match, relative_accuracy, judge, route (one per data source,
+    docs/grading.md), or ``package.module:Name``."""
     tool_use_per_call: float = Field(0.1, ge=0)
     options: dict[str, Any] = Field(default_factory=dict)
+    """Checked by the grader."""
+    judge: JudgeConfig = JudgeConfig()

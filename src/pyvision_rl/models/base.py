@@ -38,7 +38,7 @@ class Expanded:
     sampled: np.ndarray
     """[T] bool."""
     logprobs: np.ndarray
-    """[T] float32, 0.0 where not sampled."""
+    """[T] float32, 0.0 where not sampled; NaN where a policy did not tell them."""
     images: tuple[tuple[int, Media], ...]
     """(index of the first pad, image), in order."""
     next_position: int
@@ -126,7 +126,7 @@ class VisionLanguageModel:
             add_text(segment.token_ids[start:])
             count = len(ids) - before
             sampled.extend([segment.sampled] * count)
-            logprobs.extend(segment.logprobs if segment.sampled else [0.0] * count)
+            logprobs.extend(segment.known_logprobs if segment.sampled else [0.0] * count)
         return Expanded(
             tuple(ids),
             np.concatenate(columns, axis=1) if columns else np.zeros((3, 0), np.int64),

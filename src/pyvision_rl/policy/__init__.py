@@ -2,5 +2,6 @@
 
 TABLE: dict[str, str] = {
     "local": "pyvision_rl.policy.local:LocalPolicy",
+    "openai_chat": "pyvision_rl.policy.openai_chat:OpenAIChatPolicy",
     "scripted": "pyvision_rl.policy.scripted:ScriptedPolicy",
 }

@@ -6,7 +6,7 @@ log-probabilities. A policy knows neither prompts nor sandbox nor rewards.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pyvision_rl.types import Completion, SampleRequest
 
@@ -28,4 +28,13 @@ class Policy(Protocol):
 
     async def close(self) -> None:
         """Free the backend. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A policy that counts what it costs. Optional."""
+
+    def stats(self) -> dict[str, float]:
+        """Return what was counted so far, by metric name."""
         ...

@@ -216,7 +216,7 @@ class Decoder:
         return Segment(
             segment.token_ids[skip:],
             segment.sampled,
-            segment.logprobs[skip:],
+            segment.logprobs and segment.logprobs[skip:],
             segment.media[num_media:],
         )
 

@@ -7,8 +7,9 @@ stays ungraded, which is not a zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pyvision_rl.types import Task, Trajectory
 
@@ -32,4 +33,25 @@ class Grader(Protocol):
         Raises:
             RewardError: The grader itself failed.
         """
+        ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """A grader that needs more than its arguments, such as a server. Optional; all or nothing."""
+
+    def check(self, sources: Callable[[], frozenset[str]]) -> None:
+        """Check, before anything is loaded, that tasks of these data sources can be graded.
+
+        Raises:
+            ConfigError: They cannot.
+        """
+        ...
+
+    def stats(self) -> dict[str, float]:
+        """Return what was counted so far, by metric name."""
+        ...
+
+    async def close(self) -> None:
+        """Free what is held. Idempotent."""
         ...

@@ -11,16 +11,20 @@ graded; a grader that fails leaves its trajectory ungraded. Neither is a zero.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from pyvision_rl.config import RewardsConfig
 from pyvision_rl.errors import RewardError
 from pyvision_rl.registry import resolve
-from pyvision_rl.rewards.base import Grade, Grader
+from pyvision_rl.rewards.base import Grade, Grader, Served
 from pyvision_rl.types import EndReason, Reward, Task, Trajectory
 
 TABLE: dict[str, str] = {
     "match": "pyvision_rl.rewards.match:MatchGrader",
+    "relative_accuracy": "pyvision_rl.rewards.relative_accuracy:RelativeAccuracyGrader",
+    "judge": "pyvision_rl.rewards.judge:JudgeGrader",
+    "route": "pyvision_rl.rewards.route:RouteGrader",
 }
 """Short name -> ``module:Class`` of a ``Grader``; built with a ``RewardsConfig``."""
 
@@ -47,6 +51,20 @@ class Rewarder:
         calls = trajectory.num_tool_calls if grade.correct else 0
         parts = {"accuracy": grade.score, "tool_use": self._tool_use_per_call * calls}
         return replace(trajectory, reward=Reward(parts, grade.correct, grade.why), error="")
+
+    def check(self, sources: Callable[[], frozenset[str]]) -> None:
+        """Raise ConfigError if the grader is not ready for tasks of these data sources."""
+        if isinstance(self._grader, Served):
+            self._grader.check(sources)
+
+    def stats(self) -> dict[str, float]:
+        """Return what the grader counted so far, by metric name."""
+        return self._grader.stats() if isinstance(self._grader, Served) else {}
+
+    async def close(self) -> None:
+        """Free what the grader holds. Idempotent."""
+        if isinstance(self._grader, Served):
+            await self._grader.close()
 
 
 def build_rewarder(config: RewardsConfig) -> Rewarder:

@@ -1,4 +1,4 @@
-"""The task-set contract: numbered tasks, and two optional abilities that SFT can use.
+"""The task-set contract: numbered tasks, and optional abilities.
 
 In: a file or a seed. Out: ``Task`` records, public half and gold apart. The same index always
 gives the same task.
@@ -34,6 +34,15 @@ class Scripted(Protocol):
 
     def script(self, index: int) -> tuple[str, ...]:
         """Return the assistant turns that solve task ``index``; the last one answers."""
+        ...
+
+
+@runtime_checkable
+class Sourced(Protocol):
+    """A task set that knows its data sources without making its tasks."""
+
+    def data_sources(self) -> frozenset[str]:
+        """Return the ``data_source`` of every task."""
         ...
 
 

@@ -77,6 +77,10 @@ class JsonlTasks:
             Gold(row.answer, row.answer_type),
         )
 
+    def data_sources(self) -> frozenset[str]:
+        """Return the ``data_source`` of every row."""
+        return frozenset(row.data_source for row in self._rows)
+
     def _media(self, row: Row, image: Path | int) -> Media:
         """One image of a row."""
         where = f"{self._path} {Fault(row.line, row.id, '')}".rstrip(": ")

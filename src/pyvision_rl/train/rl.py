@@ -146,7 +146,7 @@ def _train_step(
     if config.train.eval_every and step % config.train.eval_every == 0:
         policy.set_version(step)
         numbers |= _eval_metrics(evaluate_now(assembly))
-    writer.metrics(step, numbers)
+    writer.metrics(step, numbers | assembly.stats())
     report(
         f"step {step}/{config.train.steps}  reward {numbers['reward']:.3f}  "
         f"accuracy {numbers['accuracy']:.3f}  tool calls {numbers['tool_calls']:.2f}  "

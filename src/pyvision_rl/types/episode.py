@@ -101,17 +101,26 @@ class Segment:
 
     token_ids: tuple[int, ...]
     sampled: bool
-    logprobs: tuple[float, ...] = ()
-    """One per token when ``sampled`` (nats, at the sampling temperature); empty otherwise."""
+    logprobs: tuple[float, ...] | None = ()
+    """One per token when ``sampled`` (nats, at the sampling temperature); empty otherwise. None
+    when sampled by a policy that does not tell: never trained on by RL."""
     media: tuple[Media, ...] = ()
     """The images whose placeholders lie in this segment, in token order."""
 
     def __post_init__(self) -> None:
         want = len(self.token_ids) if self.sampled else 0
-        if len(self.logprobs) != want:
-            raise ValueError(f"segment has {len(self.logprobs)} logprobs, wants {want}")
+        have = want if self.sampled and self.logprobs is None else len(self.logprobs or ())
+        if have != want or (self.logprobs is None and not self.sampled):
+            raise ValueError(f"segment has {have} logprobs, wants {want}")
         if self.sampled and self.media:
             raise ValueError("a sampled segment cannot hold media")
+
+    @property
+    def known_logprobs(self) -> tuple[float, ...]:
+        """One number per token: 0.0 if it was given, NaN if its policy does not tell."""
+        if self.sampled and self.logprobs is not None:
+            return self.logprobs
+        return (math.nan if self.sampled else 0.0,) * len(self.token_ids)
 
 
 class StopReason(StrEnum):
@@ -164,8 +173,8 @@ class Completion:
     """One turn as the policy sampled it."""
 
     token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    """[len(token_ids)] log-probabilities under the sampling policy (nats)."""
+    logprobs: tuple[float, ...] | None
+    """[len(token_ids)] log-probabilities under the sampling policy (nats); None: not told."""
     text: str
     """Without the end-of-turn token. For parsing and for people; never tokenized again."""
     stop: StopReason
@@ -173,7 +182,7 @@ class Completion:
     """Optimizer steps behind the weights that sampled this turn."""
 
     def __post_init__(self) -> None:
-        if len(self.token_ids) != len(self.logprobs):
+        if self.logprobs is not None and len(self.token_ids) != len(self.logprobs):
             raise ValueError(f"{len(self.token_ids)} token_ids but {len(self.logprobs)} logprobs")
 
 
@@ -300,12 +309,8 @@ class Trajectory:
 
     @property
     def logprobs(self) -> tuple[float, ...]:
-        """[T] sampling log-probabilities (nats); 0.0 where ``loss_mask`` is False."""
-        return tuple(
-            chain.from_iterable(
-                s.logprobs if s.sampled else (0.0,) * len(s.token_ids) for s in self.segments
-            )
-        )
+        """[T] sampling log-probabilities (nats); 0.0 on given tokens, NaN where not told."""
+        return tuple(chain.from_iterable(s.known_logprobs for s in self.segments))
 
     @property
     def media(self) -> tuple[Media, ...]:

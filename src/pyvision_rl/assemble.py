@@ -7,7 +7,7 @@ that knows which class stands behind which name; the parts know only each other'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import resolve
 from pyvision_rl.rendering import CharsRenderer, load_renderer
 from pyvision_rl.rendering.base import Renderer
-from pyvision_rl.rewards import build_rewarder
+from pyvision_rl.rewards import build_rewarder, build_terms
 from pyvision_rl.rollout import Harness, run_groups
 from pyvision_rl.sandbox.base import SandboxLimits
 from pyvision_rl.selection import check_filters
@@ -44,6 +44,8 @@ class Assembly:
     harness: Harness
     model: VisionLanguageModel | None = None
     """Set when the policy is in-process."""
+    add_terms: Callable[[Group], Group] | None = None
+    """The terms of the reward that want the whole group."""
     _runner: asyncio.Runner = field(default_factory=asyncio.Runner)
     _closed: bool = False
 
@@ -51,7 +53,8 @@ class Assembly:
         """Return one graded group per task (see ``rollout.run_groups``)."""
         # One event loop for the whole run: sandbox connections belong to it.
         harness = options.pop("harness", self.harness)
-        return self._runner.run(run_groups(harness, tasks, seed=seed, **options))
+        groups = self._runner.run(run_groups(harness, tasks, seed=seed, **options))
+        return [self.add_terms(g) for g in groups] if self.add_terms else groups
 
     def close(self) -> None:
         """End policy and sandbox. Idempotent."""
@@ -115,6 +118,7 @@ def assemble(
             ``policy.name`` says.
     """
     check_filters(config.selection)
+    terms = build_terms(config.rewards)
     if config.policy.name == "local" and model is None and scripts is None:
         from pyvision_rl.models.load import load_model, set_threads
 
@@ -143,7 +147,7 @@ def assemble(
         ),
         sandbox_limits=sandbox_limits(config.sandbox),
     )
-    return Assembly(config, harness, model)
+    return Assembly(config, harness, model, terms)
 
 
 def sandbox_limits(config: SandboxConfig) -> SandboxLimits:

@@ -18,9 +18,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # Each may import those before it.
     ("config", "registry", "config_file", "media", "images", "models"),
     # Siblings: never each other.
-    ("prompts", "parsing", "rendering", "tasks", "rewards", "sandbox", "policy"),
+    ("prompts", "parsing", "rendering", "tasks", "rewards", "sandbox", "policy", "advantages"),
     # Siblings: never each other.
-    ("rollout", "advantages", "selection", "runs"),
+    ("rollout", "selection", "runs"),
     # Each may import those before it.
     (
         "metrics",

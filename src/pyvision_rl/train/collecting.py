@@ -1,26 +1,31 @@
-"""What RL trains on: tasks in a seeded order, and the graded groups of one step.
+"""What RL trains on: tasks in a seeded order, and the groups and the batch of one step.
 
-In: a task set and an assembly. Out: groups with advantages, enough of them for one update where the
-tasks allow it. Chooses none of them (see ``selection``) and trains nothing.
+In: a task set and an assembly. Out: for each step every group that was generated, with advantages,
+and the batch selected from them and from what the step before left over. Trains nothing. What a
+resume needs is in two ``state_dict``s of plain values and tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pyvision_rl.advantages import assign
 from pyvision_rl.assemble import Assembly
 from pyvision_rl.errors import TaskError, TrainError
 from pyvision_rl.rollout import derive_seed
-from pyvision_rl.selection import num_usable
+from pyvision_rl.selection import num_usable, num_wanted, select
 from pyvision_rl.tasks.base import TaskSet
-from pyvision_rl.types import Group, Task, TaskInput
+from pyvision_rl.types import Batch, Candidate, Group, Task, TaskInput
+
+_LOOK_AHEAD = 8
+"""Tasks put back at most, in rounds: how far a round looks for tasks of another kind."""
 
 
 @dataclass(slots=True)
 class TaskStream:
-    """Tasks in a seeded order, epoch after epoch; ``position`` is all that a resume needs."""
+    """Tasks in a seeded order, epoch after epoch; ``state_dict`` is all that a resume needs."""
 
     tasks: TaskSet
     count: int
@@ -28,35 +33,78 @@ class TaskStream:
     position: int = 0
     check: Callable[[TaskInput], object] = lambda _: None
     """Raises TaskError for a task that cannot be shown."""
+    max_per_round: Mapping[str, int] = field(default_factory=dict)
+    """Kind -> tasks of one ``take`` (see ``kinds``)."""
+    _held: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
+    """Position and kinds of the tasks that were put back."""
     _skipped: list[str] = field(default_factory=list)
 
     def take(self, number: int) -> list[Task]:
         """Return the next ``number`` tasks; one that cannot be read is skipped and noted.
+
+        Tasks beyond ``max_per_round`` are put back and offered first next time; others are looked
+        for in their place, at most eight rounds ahead. What is not found is missing.
 
         Raises:
             TaskError: A whole epoch has no readable task.
         """
         drawn: list[Task] = []
         misses = 0
-        while len(drawn) < number:
-            epoch, index = divmod(self.position, self.count)
-            self.position += 1
+        room = dict(self.max_per_round)
+        waiting, self._held = self._held, []
+        while len(drawn) < number and (waiting or len(self._held) < _LOOK_AHEAD * number):
+            position, known = waiting.pop(0) if waiting else (self.position, ())
+            self.position = max(self.position, position + 1)
+            if not _fits(known, room):
+                self._held.append((position, known))
+                continue
             try:
-                task = self.tasks[_shuffled(index, self.count, derive_seed(self.seed, epoch))]
-                self.check(task.input)
+                task = self._read(position)
             except TaskError as error:
                 misses += 1
                 self._skipped.append(str(error))
-                if misses >= self.count:
+                # As many in a row, over the border of two epochs, hold a whole one.
+                if misses >= 2 * self.count - 1:
                     raise
                 continue
-            drawn.append(task)
+            misses = 0
+            if _fits(kinds(task.input), room):
+                drawn.append(task)
+                room = {k: n - (k in kinds(task.input)) for k, n in room.items()}
+            else:
+                self._held.append((position, kinds(task.input)))
+        self._held += waiting
         return drawn
+
+    def _read(self, position: int) -> Task:
+        epoch, index = divmod(position, self.count)
+        task = self.tasks[_shuffled(index, self.count, derive_seed(self.seed, epoch))]
+        self.check(task.input)
+        return task
 
     def skipped(self) -> list[tuple[str, str]]:
         """Return (event, reason) of every task skipped since the last call."""
         found, self._skipped = self._skipped, []
         return [("skipped_task", reason) for reason in found]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the stream."""
+        return {"position": self.position, "held": list(self._held)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a place; one that was saved without tasks put back has none."""
+        self.position = int(state["position"])
+        self._held = [(int(p), tuple(known)) for p, known in state.get("held", ())]
+
+
+def kinds(task: TaskInput) -> tuple[str, ...]:
+    """Return what ``selection.max_per_round`` may count a task as."""
+    found = {f"media:{m.kind}" for m in task.media}
+    return (*sorted(found), f"category:{task.category}", f"data_source:{task.data_source}")
+
+
+def _fits(found: Sequence[str], room: Mapping[str, int]) -> bool:
+    return all(room.get(kind, 1) > 0 for kind in found)
 
 
 def _shuffled(index: int, count: int, seed: int) -> int:
@@ -76,26 +124,76 @@ def _shuffled(index: int, count: int, seed: int) -> int:
             return value
 
 
-def collect(assembly: Assembly, stream: TaskStream, step: int) -> list[Group]:
-    """Oversample: generate rounds of groups until enough survive the filters (paper section 3.3).
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one step has to learn from."""
 
-    Raises:
-        TrainError: ``max_rounds`` did not fill the batch and ``on_short`` is "error".
-    """
-    selection = assembly.config.selection
-    per_round = max(1, round(selection.groups_per_step * selection.oversample))
-    groups: list[Group] = []
-    for round_ in range(selection.max_rounds):
-        fresh = assembly.rollout(
-            stream.take(per_round), seed=derive_seed(assembly.config.seed, "step", step, round_)
-        )
-        groups += [assign(g, normalize_std=selection.normalize_std) for g in fresh]
-        if num_usable(groups, selection) >= selection.groups_per_step:
-            return groups
-    if selection.on_short == "error":
-        raise TrainError(
-            f"step {step}: {num_usable(groups, selection)} of {len(groups)} groups survived the "
-            f"filters in {selection.max_rounds} rounds; selection.groups_per_step wants "
-            f"{selection.groups_per_step}. The tasks are too hard or too easy for this model"
-        )
-    return groups
+    groups: tuple[Group, ...]
+    """All that were generated for this step, advantages assigned."""
+    batch: Batch
+    carried_in: tuple[Group, ...] = ()
+    """Survivors of earlier groups that the batch was also selected from."""
+    shortage: str = ""
+    """Why the run must not go on: too little to train on, against what the config asks for."""
+
+    def check(self) -> None:
+        """Raise TrainError if there is a shortage; call it when the step has been written."""
+        if self.shortage:
+            raise TrainError(self.shortage)
+
+
+class Collector:
+    """Generates the groups of each step and selects its batch (paper section 3.3)."""
+
+    def __init__(self, assembly: Assembly, stream: TaskStream) -> None:
+        """Take what rolls out and what it is rolled out on."""
+        self._assembly = assembly
+        self._stream = stream
+        self._carried: tuple[Candidate, ...] = ()
+        self._empty_steps = 0
+
+    def collect(self, step: int) -> Collected:
+        """Oversample: generate rounds of groups until enough survive the filters; then select."""
+        config = self._assembly.config.selection
+        per_round = max(1, round(config.groups_per_step * config.oversample))
+        groups: list[Group] = []
+        full, rounds = False, 0
+        while not full and rounds < config.max_rounds:
+            seed = derive_seed(self._assembly.config.seed, "step", step, rounds)
+            fresh = self._assembly.rollout(self._stream.take(per_round), seed=seed)
+            groups += [assign(g, config.advantage) for g in fresh]
+            rounds += 1
+            usable = num_usable(groups, config) + len(self._carried)
+            full = usable >= num_wanted(groups, config)
+        carried, batch = self._carried, select(groups, config, step=step, carried=self._carried)
+        self._carried = batch.carried
+        self._empty_steps = 0 if batch.samples else self._empty_steps + 1
+        shortage = ""
+        if (not full and config.on_short == "error") or self._empty_steps == config.max_empty_steps:
+            from pyvision_rl.train.shortage import explain
+
+            shortage = explain(groups, batch, config, step, rounds, self._empty_steps)
+        return Collected(tuple(groups), batch, tuple(c.group for c in carried), shortage)
+
+    def skipped(self) -> list[tuple[str, str]]:
+        """Return (event, reason) of every task skipped since the last call."""
+        return self._stream.skipped()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next step depends on, as plain values and tensors."""
+        state = {**self._stream.state_dict(), "empty_steps": self._empty_steps}
+        if self._carried:
+            from pyvision_rl.train.carrying import pack
+
+            state["carried"] = pack(self._carried)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._stream.load_state_dict(state)
+        self._empty_steps = int(state.get("empty_steps", 0))
+        self._carried = ()
+        if "carried" in state:
+            from pyvision_rl.train.carrying import unpack
+
+            self._carried = unpack(state["carried"])

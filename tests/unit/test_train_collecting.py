@@ -18,7 +18,8 @@ from pyvision_rl.config import Config
 from pyvision_rl.errors import TaskError, TrainError
 from pyvision_rl.media import image_media
 from pyvision_rl.train.carrying import pack, unpack
-from pyvision_rl.train.collecting import Collected, Collector, TaskStream, kinds
+from pyvision_rl.train.collecting import Collected, Collector
+from pyvision_rl.train.task_stream import TaskStream, kinds
 from pyvision_rl.types import (
     Candidate,
     EndReason,

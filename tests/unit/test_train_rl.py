@@ -14,9 +14,9 @@ from pyvision_rl.errors import ConfigError, TaskError, TrainError
 from pyvision_rl.metrics import check_failures
 from pyvision_rl.runs import RunReader
 from pyvision_rl.tasks.base import TaskSet
-from pyvision_rl.train.collecting import TaskStream, _shuffled
 from pyvision_rl.train.interrupts import Interrupted
 from pyvision_rl.train.rl import run_rl
+from pyvision_rl.train.task_stream import TaskStream, _shuffled
 from pyvision_rl.types import EndReason, Group, Task, Trajectory
 from tests.fakes import Colours
 from tests.tiny_models import ROUNDING, make_tiny

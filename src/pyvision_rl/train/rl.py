@@ -30,9 +30,10 @@ from pyvision_rl.train.checkpoints import (
     restore_rng,
     save_checkpoint,
 )
-from pyvision_rl.train.collecting import Collector, TaskStream
+from pyvision_rl.train.collecting import Collector
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner
+from pyvision_rl.train.task_stream import TaskStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,8 @@ def run_rl(
             raise ConfigError('rl trains an in-process policy: set policy.name = "local"')
         tasks, seed = build_tasks(config.tasks), derive_seed(config.seed, "tasks")
         check = assembly.harness.prompts.prompt
-        stream = TaskStream(tasks, num_tasks(tasks, config.tasks), seed, check=check)
-        stream.max_per_round = config.selection.max_per_round
+        count, caps = num_tasks(tasks, config.tasks), config.selection.max_per_round
+        stream = TaskStream(tasks, count, seed, check=check, max_per_round=caps)
         collector = Collector(assembly, stream)
         learner = Learner(assembly.model, config.train)
         if checkpoint and checkpoint.learner:

@@ -21,6 +21,7 @@ from pyvision_rl.checks_sft import check_stage, compile_rules
 from pyvision_rl.config import (
     Config,
     NewModelConfig,
+    RewardsConfig,
     SandboxConfig,
     SelectionConfig,
     SftStageConfig,
@@ -31,7 +32,7 @@ from pyvision_rl.new_model import check_sizes
 from pyvision_rl.parsing import CODE_CLOSE, parse
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import resolve
-from pyvision_rl.rewards import build_rewarder
+from pyvision_rl.rewards import build_rewarder, build_terms
 from pyvision_rl.rollout import Harness
 from pyvision_rl.selection import check_filters
 from pyvision_rl.tasks.base import Scripted, TaskSet
@@ -66,7 +67,7 @@ def check_config(config: Config) -> list[Finding]:
         try_check("[policy]", partial(_policy_detail, config)),
         try_check("[sandbox]", partial(_sandbox_detail, config.sandbox)),
         try_check("[rollout]", partial(_rollout_detail, config)),
-        try_check("[rewards]", lambda: _done(build_rewarder(config.rewards))),
+        try_check("[rewards]", partial(_rewards_detail, config.rewards)),
         try_check("[selection]", partial(_filters_detail, config.selection)),
     ]
     for index, stage in enumerate(config.sft.stages):
@@ -225,6 +226,12 @@ def _rollout_detail(config: Config) -> str:
         turn < room, f"policy.max_new_tokens = {turn} fills rollout.max_context_tokens = {room}"
     )
     return f"{config.rollout.max_tool_calls} calls, {config.rollout.group_size} rollouts a task"
+
+
+def _rewards_detail(config: RewardsConfig) -> str:
+    build_rewarder(config)
+    build_terms(config)
+    return ", ".join(["accuracy", "tool_use", *config.terms])
 
 
 def _filters_detail(config: SelectionConfig) -> str:

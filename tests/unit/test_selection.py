@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pyvision_rl.advantages import assign
-from pyvision_rl.config import SelectionConfig
+from pyvision_rl.config import Config, SelectionConfig
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.media import image_media
-from pyvision_rl.selection import TRAJECTORY_FILTERS, num_usable, num_wanted, select
+from pyvision_rl.selection import TRAJECTORY_FILTERS, check_filters, num_usable, num_wanted, select
 from pyvision_rl.types import (
     Action,
     Batch,
@@ -118,6 +121,14 @@ def test_an_unknown_filter_is_named_with_the_known_ones() -> None:
 def test_a_wrong_name_in_the_section_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         select([], SelectionConfig(**fields))
+
+
+def test_the_sections_of_the_page_on_selection_are_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "selection.md").read_text(encoding="utf-8")
+    blocks = [tomllib.loads(b) for b in re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)]
+    assert len(blocks) == 2
+    for block in blocks:
+        check_filters(Config.model_validate(block).selection)
 
 
 # Filters -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ that knows which class stands behind which name; the parts know only each other'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import resolve
 from pyvision_rl.rendering import CharsRenderer, load_renderer
 from pyvision_rl.rendering.base import Renderer
-from pyvision_rl.rewards import build_rewarder
+from pyvision_rl.rewards import build_rewarder, build_terms
 from pyvision_rl.rollout import Harness, run_groups
 from pyvision_rl.sandbox.base import SandboxLimits
 from pyvision_rl.selection import check_filters
@@ -45,6 +45,8 @@ class Assembly:
     harness: Harness
     model: VisionLanguageModel | None = None
     """Set when the policy is in-process."""
+    add_terms: Callable[[Group], Group] | None = None
+    """The terms of the reward that want the whole group."""
     _runner: asyncio.Runner = field(default_factory=asyncio.Runner)
     _counted: dict[str, float] = field(default_factory=dict)
     _closed: bool = False
@@ -53,7 +55,8 @@ class Assembly:
         """Return one graded group per task (see ``rollout.run_groups``)."""
         # One event loop for the whole run: sandbox connections belong to it.
         harness = options.pop("harness", self.harness)
-        return self._runner.run(run_groups(harness, tasks, seed=seed, **options))
+        groups = self._runner.run(run_groups(harness, tasks, seed=seed, **options))
+        return [self.add_terms(g) for g in groups] if self.add_terms else groups
 
     def stats(self) -> dict[str, float]:
         """Return what servers were asked since the last call, by metric name; empty without any."""
@@ -126,7 +129,7 @@ def assemble(
             ``policy.name`` says.
     """
     check_filters(config.selection)
-    rewarder = build_rewarder(config.rewards)
+    rewarder, terms = build_rewarder(config.rewards), build_terms(config.rewards)
     # Before a model is loaded: what cannot be graded is found out now.
     rewarder.check(lambda: _data_sources(config))
     if config.policy.name == "local" and model is None and scripts is None:
@@ -157,7 +160,7 @@ def assemble(
         ),
         sandbox_limits=sandbox_limits(config.sandbox),
     )
-    return Assembly(config, harness, model)
+    return Assembly(config, harness, model, terms)
 
 
 def sandbox_limits(config: SandboxConfig) -> SandboxLimits:

@@ -32,12 +32,13 @@ from pyvision_rl.new_model import check_sizes
 from pyvision_rl.parsing import CODE_CLOSE, parse
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import resolve
-from pyvision_rl.rewards import build_rewarder
+from pyvision_rl.rewards import build_rewarder, build_terms
 from pyvision_rl.rollout import Harness
 from pyvision_rl.selection import check_filters
-from pyvision_rl.sources import data_sources, sources_of
+from pyvision_rl.sources import data_sources
 from pyvision_rl.tasks.base import Scripted, TaskSet
 from pyvision_rl.tasks.jsonl import scan
+from pyvision_rl.tasks.sources import sources_of
 from pyvision_rl.types import (
     Completion,
     EndReason,
@@ -238,12 +239,12 @@ def _rollout_detail(config: Config) -> str:
 
 
 def _rewards_detail(config: Config) -> str:
-    rewarder = build_rewarder(config.rewards)
+    rewarder, _ = build_rewarder(config.rewards), build_terms(config.rewards)
     try:
         rewarder.check(lambda: data_sources(config, build_tasks))
     except MissingKeyError as error:
         return f"note: {error}"
-    return config.rewards.name
+    return ", ".join([config.rewards.name, "tool_use", *config.rewards.terms])
 
 
 def _filters_detail(config: SelectionConfig) -> str:
@@ -306,7 +307,7 @@ def _prompts(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
 
 def _sources(config: Config, tasks: TaskSet) -> str:
     assert config.tasks is not None
-    found = sources_of(tasks, config.tasks)
+    found = sources_of(tasks, config.tasks.limit)
     build_rewarder(config.rewards).check(lambda: found)
     return ", ".join(sorted(found - {""}))
 

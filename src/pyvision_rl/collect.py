@@ -91,10 +91,8 @@ def run_rollout(config: Config, out: Path, report: Callable[[str], None] = lambd
         for step, chunk in enumerate(chunks(total), 1):
             drawn = draw_tasks(tasks, chunk, scripts, config.tasks.name if config.tasks else "")
             seed = derive_seed(config.seed, "rollout", chunk.start)
-            groups = [
-                assign(g, normalize_std=config.selection.normalize_std)
-                for g in assembly.rollout(drawn, seed=seed)
-            ]
+            rolled = assembly.rollout(drawn, seed=seed)
+            groups = [assign(g, config.selection.advantage) for g in rolled]
             # Nothing is selected: a rollout run keeps all it made, for whoever reads it.
             writer.rollouts(step, groups)
             writer.metrics(step, rollout_metrics(groups) | assembly.stats())

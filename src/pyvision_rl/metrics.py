@@ -31,6 +31,8 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
     for end in EndReason:
         numbers[f"end_{end}"] = _mean(t.end is end for t in trajectories)
+    for part in sorted({name for r in graded for name in r.parts}):
+        numbers[f"reward_{part}"] = _mean(r.parts.get(part, 0.0) for r in graded)
     by_category: dict[str, list[Trajectory]] = {}
     for group in groups:
         if group.task.input.category:
@@ -41,15 +43,25 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return numbers
 
 
-def selection_metrics(groups: Sequence[Group], batch: Batch) -> dict[str, float]:
-    """Return what selection kept and dropped, in trajectories, by reason."""
+def selection_metrics(
+    groups: Sequence[Group], batch: Batch, carried_in: Sequence[Group] = ()
+) -> dict[str, float]:
+    """Return what selection kept, carried on and dropped, in trajectories, by reason.
+
+    Args:
+        groups: All that were generated for the step.
+        batch: What became of them.
+        carried_in: What else the batch was selected from.
+    """
     # By identity: an epoch's border may draw one task twice in a step.
     used = {id(s.trajectory) for s in batch.samples}
-    trained = sum(any(id(t) in used for t in g.trajectories) for g in groups)
+    trained = sum(any(id(t) in used for t in g.trajectories) for g in (*groups, *carried_in))
     numbers = {
         "groups": float(len(groups)),
         "groups_trained": float(trained),
         "kept": float(len(batch.samples)),
+        "carried_in": float(batch.num_carried_in),
+        "carried_out": float(batch.num_carried_out),
         "correct_negative_advantage": float(
             sum(
                 s.advantage < 0 and s.trajectory.reward is not None and s.trajectory.reward.correct

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -110,13 +110,17 @@ def describe(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> st
 def known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> tuple[str, ...]:
     """Return the keys allowed at ``location`` inside ``model``; empty when anything is."""
     current: type[BaseModel] | None = model
+    named = False
     for part in location:
         if current is None:
             return ()
-        # An index into a list stays at the element class found with the list's own key.
-        if isinstance(part, str):
+        # An index into a list, or a name in a table, stays at the element class found before it.
+        if isinstance(part, str) and not named:
             field = current.model_fields.get(part)
             current = section_class(field.annotation) if field else None
+            named = field is not None and get_origin(field.annotation) is dict
+        else:
+            named = False
     return tuple(current.model_fields) if current else ()
 
 

@@ -46,6 +46,9 @@ from pyvision_rl.types import Batch, Group, Media, Task, Trajectory
 Graded: TypeAlias = Group | SavedRollout | tuple[Task, Trajectory, float | None, str | None]
 """A group, a record, or (task, trajectory, advantage, reason it was left out)."""
 
+CARRIED = "carried"
+"""Reason of a trajectory that was left to the next step; it is written again with that one."""
+
 _PACKAGES = ("pyvision-rl", "torch", "transformers", "numpy", "pillow")
 _TEMPORARY = ".part"
 
@@ -287,6 +290,8 @@ def _selected(graded: Sequence[Graded], batch: Batch) -> list[SavedRollout]:
     fates: dict[int, tuple[float | None, str | None]] = {}
     fates |= {id(s.trajectory): (s.advantage, None) for s in batch.samples}
     fates |= {id(r.trajectory): (r.advantage, r.reason) for r in batch.rejected}
+    for candidate in batch.carried:
+        fates |= {id(s.trajectory): (s.advantage, CARRIED) for s in _records([candidate.group])}
     saved = ((s.task, s.trajectory) for s in _records(graded))
     return [SavedRollout(task, t, *fates[id(t)]) for task, t in saved]
 

@@ -28,9 +28,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "testing",
     ),
     # Siblings: never each other.
-    ("prompts", "parsing", "rendering", "tasks", "rewards", "sandbox", "policy"),
+    ("prompts", "parsing", "rendering", "tasks", "rewards", "sandbox", "policy", "advantages"),
     # Siblings: never each other.
-    ("rollout", "advantages", "selection", "runs"),
+    ("rollout", "selection", "runs"),
     # Each may import those before it.
     (
         "metrics",

@@ -199,6 +199,7 @@ def test_every_broken_section_is_found_at_once(tmp_path):
         prompts=PromptsConfig(template=str(tmp_path / "none.txt")),
         policy=PolicyConfig(name="nobody", max_new_tokens=99_999),
         sandbox=SandboxConfig(figure={"figure.dpy": 50}),
+        rewards=RewardsConfig(terms={"formatt": {}}),
         selection=SelectionConfig(filters=("infra", "zero_sd")),
         sft=SftConfig(
             stages=(
@@ -219,6 +220,7 @@ def test_every_broken_section_is_found_at_once(tmp_path):
         "[policy]",
         "[sandbox]",
         "[rollout]",
+        "[rewards]",
         "[selection]",
         "[[sft.stages]] 0 'a'",
         "[[sft.stages]] 0 'a' token_weights",
@@ -226,6 +228,7 @@ def test_every_broken_section_is_found_at_once(tmp_path):
     }
     assert "did you mean 'figure.dpi'" in found["[sandbox]"]
     assert "sft.stages[0].data[0].tasks" in found["[[sft.stages]] 0 'a'"]
+    assert "did you mean 'format'" in found["[rewards]"]
     assert "zero_sd" in found["[selection]"]
 
 

@@ -292,7 +292,7 @@ def test_a_failed_episode_is_returned_as_it_is() -> None:
     ],
 )
 def test_a_failing_grader_leaves_no_reward_and_says_why(grade: Any, part: str) -> None:
-    found = asyncio.run(Rewarder(Fixed(grade), 0.1).grade(TASK, episode("7")))
+    found = asyncio.run(Rewarder(Fixed(grade), RewardsConfig()).grade(TASK, episode("7")))
     assert found.reward is None
     assert "grading failed" in found.error
     assert part in found.error
@@ -300,7 +300,7 @@ def test_a_failing_grader_leaves_no_reward_and_says_why(grade: Any, part: str) -
 
 def test_partial_scores_are_kept_and_pay_no_calls_unless_correct() -> None:
     trajectory = episode("7", ExecStatus.OK)
-    half = asyncio.run(Rewarder(Fixed(Grade(0.5, False)), 0.1).grade(TASK, trajectory))
+    half = asyncio.run(Rewarder(Fixed(Grade(0.5, False)), RewardsConfig()).grade(TASK, trajectory))
     assert half.reward is not None
     assert half.reward.parts == {"accuracy": 0.5, "tool_use": 0.0}
 

@@ -14,9 +14,9 @@ from pyvision_rl.errors import ConfigError, TaskError, TrainError
 from pyvision_rl.metrics import check_failures
 from pyvision_rl.runs import RunReader
 from pyvision_rl.tasks.base import TaskSet
-from pyvision_rl.train.collecting import TaskStream, _shuffled
 from pyvision_rl.train.interrupts import Interrupted
 from pyvision_rl.train.rl import run_rl
+from pyvision_rl.train.task_stream import TaskStream, _shuffled
 from pyvision_rl.types import EndReason, Group, Task, Trajectory
 from tests.fakes import Colours
 from tests.tiny_models import ROUNDING, make_tiny
@@ -65,6 +65,77 @@ def test_a_resumed_run_continues_bit_identically(model: Path, tmp_path: Path) ->
     assert metrics(parts) == metrics(whole)
     assert weights(parts, 4) == weights(whole, 4)
     assert weights(whole, 2) != weights(whole, 4), "the test can only mean something if it learns"
+
+
+def test_a_resumed_run_continues_bit_identically_with_carried_groups(
+    model: Path, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    carry = {"groups_per_step": 1, "oversample": 3, "carry_over": True, "max_staleness": 2}
+    carry |= {"max_per_round": {"category:c0": 1}}
+    run_rl(config(model, selection=carry), whole)
+    run_rl(config(model, selection=carry, train={"steps": 2}), parts)
+    run_rl(config(model, selection=carry), parts, resume=parts)
+    assert metrics(parts) == metrics(whole)
+    assert weights(parts, 4) == weights(whole, 4)
+    third = metrics(whole)[2]
+    assert third["carried_in"], "the test can only mean something if something was carried"
+
+
+def test_a_carried_trajectory_is_written_with_its_fate_in_every_step_it_is_offered(
+    model: Path, tmp_path: Path
+) -> None:
+    carry = {"groups_per_step": 1, "oversample": 3, "carry_over": True}
+    run_rl(config(model, selection=carry, train={"steps": 2}), tmp_path / "run")
+    reader = RunReader(tmp_path / "run")
+    saved = [list(reader.trajectories(step)) for step in (1, 2)]
+    for numbers, lines in zip(metrics(tmp_path / "run"), saved, strict=True):
+        offered = float(str(numbers["trajectories"])) + float(str(numbers["carried_in"]))
+        assert len(lines) == offered
+        assert sum(s.reason == "carried" for s in lines) == numbers["carried_out"]
+        assert sum(s.kept for s in lines) == numbers["kept"]
+    waiting = {(s.task.id, s.trajectory.rollout) for s in saved[0] if s.reason == "carried"}
+    again = {(s.task.id, s.trajectory.rollout) for s in saved[1]}
+    assert waiting
+    assert waiting <= again
+
+
+def test_terms_of_the_reward_are_trained_on_and_in_the_metrics(model: Path, tmp_path: Path) -> None:
+    terms = {"format": {"bonus": 0.25}, "curiosity": {"weight": 1.0, "target_share": 1.0}}
+    rewards = {"terms": terms}
+    run_rl(config(model, rewards=rewards, train={"steps": 1}), tmp_path / "run")
+    (numbers,) = metrics(tmp_path / "run")
+    parts = [float(str(numbers[f"reward_{p}"])) for p in ("accuracy", "tool_use", *sorted(terms))]
+    assert sum(parts) == pytest.approx(numbers["reward"])
+    saved = [s.trajectory for s in RunReader(tmp_path / "run").trajectories(1)]
+    assert all(t.reward is not None and terms.keys() <= t.reward.parts.keys() for t in saved)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"advantage": "leave_one_out", "recompute_advantages": True, "rank_by": "accuracy_std"},
+        {
+            "advantage": "binary_baseline",
+            "rank_unit": "trajectory",
+            "filter_order": "group_first",
+            "min_survivors": 1,
+            "filters": ("zero_std", "end_reason", "malformed"),
+            "reserve_ends": ("answered", "malformed", "turn_limit"),
+            "max_malformed_share": 1.0,
+            "carry_over": True,
+        },
+    ],
+)
+def test_a_run_with_other_rules_of_selection_accounts_for_everything(
+    selection: dict[str, object], model: Path, tmp_path: Path
+) -> None:
+    run_rl(config(model, selection=selection, train={"steps": 2}), tmp_path / "run")
+    for numbers in metrics(tmp_path / "run"):
+        dropped = sum(float(str(v)) for k, v in numbers.items() if k.startswith("dropped_"))
+        made = float(str(numbers["trajectories"])) + float(str(numbers["carried_in"]))
+        assert made == dropped + float(str(numbers["kept"])) + float(str(numbers["carried_out"]))
+        assert float(str(numbers["kept"])) > 0
 
 
 def test_sampling_and_training_agree_on_log_probabilities(model: Path, tmp_path: Path) -> None:

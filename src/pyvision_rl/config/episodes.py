@@ -128,6 +128,17 @@ class RewardsConfig(Section):
     """The accuracy grader: match, relative_accuracy, judge, route (one per data source,
     docs/grading.md), or ``package.module:Name``."""
     tool_use_per_call: float = Field(0.1, ge=0)
+    paid_calls: Literal["ok", "executed", "showed_image", "distinct"] = "ok"
+    """Which calls are paid: those that ran without an error; all that were executed; those that
+    ran and showed a picture; those that ran and repeat no earlier one but for layout."""
+    max_paid_calls: int | None = Field(None, gt=0)
+    """Calls beyond it are not paid; None pays them all."""
+    paid_when: Literal["correct", "always", "threshold"] = "correct"
+    """threshold: when the accuracy score is at least ``paid_threshold``."""
+    paid_threshold: float = Field(0.5, ge=0, le=1)
+    terms: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """More terms of the reward, by the name they have in the metrics, each with its options:
+    format, curiosity, or a name of yours with the option ``name = "package.module:Name"``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Checked by the grader."""
     judge: JudgeConfig = JudgeConfig()

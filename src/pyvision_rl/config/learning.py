@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,20 +11,45 @@ from pyvision_rl.config.episodes import TasksConfig
 
 
 class SelectionConfig(Section):
-    """Oversample, filter, rank (paper section 3.3)."""
+    """Credit, oversample, filter, rank (paper section 3.3; see docs/selection.md)."""
 
+    advantage: Literal["mean", "mean_std", "leave_one_out", "binary_baseline"] = "mean"
+    """A reward minus the group's mean (paper eq. 2); that divided by the group's std (GRPO);
+    minus the mean of the others (RLOO); minus the group's share of rewards that are not 0."""
+    recompute_advantages: bool = False
+    """Take them again over what the trajectory filters left of a group, not over the whole one."""
     groups_per_step: int = Field(16, gt=0)
     """Groups that one update uses."""
     oversample: float = Field(2.0, ge=1)
     """Groups generated per round = groups_per_step * oversample."""
+    max_per_round: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    """Tasks of one kind in a round, e.g. ``"media:video" = 16``; also category:NAME and
+    data_source:NAME. Others take their place; they themselves come in a later round."""
     filters: tuple[str, ...] = ("infra", "ungraded", "over_length", "zero_std")
-    rank_by: Literal["reward_std", "none"] = "reward_std"
+    """Of trajectories: infra, ungraded, over_length, no_tool_image, end_reason, malformed,
+    correct_negative_advantage. Of whole groups: zero_std."""
+    filter_order: Literal["trajectory_first", "group_first"] = "trajectory_first"
+    """group_first judges the graded group before the other trajectory filters thin it out."""
+    reserve_ends: tuple[str, ...] = ("answered", "turn_limit", "code_error")
+    """The end reasons that the filter ``end_reason`` keeps."""
+    max_malformed_share: float = Field(0.5, ge=0, le=1)
+    """The filter ``malformed`` drops an episode of whose turns more than this were malformed."""
+    min_survivors: int = Field(2, gt=0)
+    """A group of which the filters leave fewer is dropped."""
+    rank_by: Literal["reward_std", "accuracy_std", "none"] = "reward_std"
+    """What spreads most is used first; none uses what was generated first."""
+    rank_unit: Literal["group", "trajectory"] = "group"
+    """trajectory cuts between trajectories and may split a group, as the reference does."""
+    carry_over: bool = False
+    """Offer good groups that were ranked out again in the next steps."""
+    max_staleness: int = Field(1, gt=0)
+    """Steps after which a carried group is dropped."""
     max_rounds: int = Field(1, gt=0)
     """Generation rounds before an update goes on with fewer groups."""
     on_short: Literal["train", "error"] = "train"
     """What to do when ``max_rounds`` did not fill the batch; a short batch is counted."""
-    normalize_std: bool = False
-    """Divide advantages by the group's std (standard GRPO; the paper removes it)."""
+    max_empty_steps: int | None = Field(None, gt=0)
+    """Steps in a row without a usable group before the run stops with an error; None goes on."""
 
 
 class TrainConfig(Section):

@@ -1,13 +1,13 @@
-"""The reward contract: from a task (with its gold) and a trajectory to a grade.
+"""The reward contracts: from a task (with its gold) and a trajectory to a grade, and more terms.
 
 In: a finished trajectory. Out: a ``Grade`` of its answer. The tool term is added by ``rewards``
-itself and is no grader's business. A grader that fails raises ``RewardError``: the trajectory
-stays ungraded, which is not a zero.
+itself and is no grader's business. A ``Term`` adds a number to the reward of each graded member of
+a group. What fails raises ``RewardError``: the trajectories stay ungraded, which is not a zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -54,4 +54,16 @@ class Served(Protocol):
 
     async def close(self) -> None:
         """Free what is held. Idempotent."""
+        ...
+
+
+class Term(Protocol):
+    """One more term of the reward; built with the options of its table in ``rewards.terms``."""
+
+    def __call__(self, trajectories: Sequence[Trajectory]) -> Sequence[float]:
+        """Return one finite number for each graded member of one group.
+
+        Raises:
+            RewardError: The term itself failed; the group stays ungraded.
+        """
         ...

@@ -2,15 +2,19 @@
 
 In: a task and its trajectory. Out: a copy of the trajectory with its ``Reward``::
 
-    R = R_acc + tool_use_per_call * num_tool_calls * [R_acc is correct]        (paper eq. 1)
+    R = R_acc + tool_use_per_call * paid calls * [R_acc is correct]        (paper eq. 1)
 
-A call counts when its code ran without an error. Episodes that our machinery failed are not
-graded; a grader that fails leaves its trajectory ungraded. Neither is a zero.
+By default a call is paid when its code ran without an error; ``[rewards]`` has other rules, and
+``terms`` that are added later, when the whole group is graded (see ``terms``). Episodes that our
+machinery failed are not graded; a grader that fails leaves its trajectory ungraded. Neither is a
+zero.
 """
 
 from __future__ import annotations
 
+import ast
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,7 +22,7 @@ from pyvision_rl.config import RewardsConfig
 from pyvision_rl.errors import RewardError
 from pyvision_rl.registry import resolve
 from pyvision_rl.rewards.base import Grade, Grader, Served
-from pyvision_rl.types import EndReason, Reward, Task, Trajectory
+from pyvision_rl.types import EndReason, ExecStatus, Group, Reward, RunCode, Task, Trajectory
 
 TABLE: dict[str, str] = {
     "match": "pyvision_rl.rewards.match:MatchGrader",
@@ -29,13 +33,17 @@ TABLE: dict[str, str] = {
 """Short name -> ``module:Class`` of a ``Grader``; built with a ``RewardsConfig``."""
 
 
+_MAX_PARSED = 20_000
+"""Characters."""
+
+
 class Rewarder:
     """Adds the tool term to the grades of one grader."""
 
-    def __init__(self, grader: Grader, tool_use_per_call: float) -> None:
-        """Take the accuracy grader and the worth of one successful call."""
+    def __init__(self, grader: Grader, config: RewardsConfig) -> None:
+        """Take the accuracy grader, and the section that says which calls are worth what."""
         self._grader = grader
-        self._tool_use_per_call = tool_use_per_call
+        self._config = config
 
     async def grade(self, task: Task, trajectory: Trajectory) -> Trajectory:
         """Return the trajectory with its reward; a failed one as it is.
@@ -48,8 +56,8 @@ class Rewarder:
             grade = _checked(await self._grader(task, trajectory))
         except RewardError as error:
             return replace(trajectory, reward=None, error=f"grading failed: {error}")
-        calls = trajectory.num_tool_calls if grade.correct else 0
-        parts = {"accuracy": grade.score, "tool_use": self._tool_use_per_call * calls}
+        calls = num_paid_calls(trajectory, self._config) if _pays(grade, self._config) else 0
+        parts = {"accuracy": grade.score, "tool_use": self._config.tool_use_per_call * calls}
         return replace(trajectory, reward=Reward(parts, grade.correct, grade.why), error="")
 
     def check(self, sources: Callable[[], frozenset[str]]) -> None:
@@ -74,7 +82,62 @@ def build_rewarder(config: RewardsConfig) -> Rewarder:
         ConfigError: The grader is unknown, or its options are wrong.
     """
     grader: Grader = resolve(config.name, TABLE, "rewards.name")(config)
-    return Rewarder(grader, config.tool_use_per_call)
+    return Rewarder(grader, config)
+
+
+def build_terms(config: RewardsConfig) -> Callable[[Group], Group] | None:
+    """Return what adds the further terms of the reward to a graded group, if there are any.
+
+    Raises:
+        ConfigError: A term is unknown, or its options are wrong.
+    """
+    if not config.terms:
+        return None
+    from pyvision_rl.rewards.terms import GroupTerms
+
+    return GroupTerms(config.terms)
+
+
+def num_paid_calls(trajectory: Trajectory, config: RewardsConfig) -> int:
+    """Return how many calls of an episode are worth something, if any are."""
+    ran = [
+        (t.action.code, t.execution)
+        for t in trajectory.turns
+        if isinstance(t.action, RunCode) and t.execution and t.execution.status is ExecStatus.OK
+    ]
+    match config.paid_calls:
+        case "ok":
+            calls = trajectory.num_tool_calls
+        case "executed":
+            calls = trajectory.num_executions
+        case "showed_image":
+            calls = sum(bool(execution.images) for _, execution in ran)
+        case "distinct":
+            calls = len({_normalised(code) for code, _ in ran})
+    return calls if config.max_paid_calls is None else min(calls, config.max_paid_calls)
+
+
+def _pays(grade: Grade, config: RewardsConfig) -> bool:
+    match config.paid_when:
+        case "correct":
+            return grade.correct
+        case "threshold":
+            return grade.score >= config.paid_threshold
+        case "always":
+            return True
+
+
+def _normalised(code: str) -> str:
+    """Code without comments and layout; the text itself where it cannot be parsed."""
+    # It ran, so another process parsed it before and lived; the cap is for parsers that differ.
+    if len(code) > _MAX_PARSED:
+        return code.strip()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.dump(ast.parse(code))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return code.strip()
 
 
 def _checked(grade: Grade) -> Grade:

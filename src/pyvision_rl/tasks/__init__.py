@@ -3,6 +3,7 @@
 TABLE: dict[str, str] = {
     "jsonl": "pyvision_rl.tasks.jsonl:JsonlTasks",
     "parquet": "pyvision_rl.tasks.jsonl:JsonlTasks",
+    "mixture": "pyvision_rl.tasks.mixture:MixtureTasks",
     "needle": "pyvision_rl.tasks.needle:NeedleTasks",
 }
 """Short name -> ``module:Class``; built with a ``TasksConfig``."""

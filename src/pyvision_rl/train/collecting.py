@@ -1,101 +1,95 @@
-"""What RL trains on: tasks in a seeded order, and the graded groups of one step.
+"""The groups and the batch of one step, enough of them for one update where the tasks allow it.
 
-In: a task set and an assembly. Out: groups with advantages, enough of them for one update where the
-tasks allow it. Chooses none of them (see ``selection``) and trains nothing.
+In: an assembly and a stream of tasks. Out: for each step every group that was generated, with
+advantages, and the batch selected from them and from what the step before left over. Trains
+nothing. ``state_dict`` is all that a resume needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from pyvision_rl.advantages import assign
 from pyvision_rl.assemble import Assembly
-from pyvision_rl.errors import TaskError, TrainError
+from pyvision_rl.errors import TrainError
 from pyvision_rl.rollout import derive_seed
-from pyvision_rl.selection import num_usable
-from pyvision_rl.tasks.base import TaskSet
-from pyvision_rl.types import Group, Task, TaskInput
+from pyvision_rl.selection import num_usable, num_wanted, select
+from pyvision_rl.train.task_stream import TaskStream
+from pyvision_rl.types import Batch, Candidate, Group
 
 
-@dataclass(slots=True)
-class TaskStream:
-    """Tasks in a seeded order, epoch after epoch; ``position`` is all that a resume needs."""
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one step has to learn from."""
 
-    tasks: TaskSet
-    count: int
-    seed: int
-    position: int = 0
-    check: Callable[[TaskInput], object] = lambda _: None
-    """Raises TaskError for a task that cannot be shown."""
-    _skipped: list[str] = field(default_factory=list)
+    groups: tuple[Group, ...]
+    """All that were generated for this step, advantages assigned."""
+    batch: Batch
+    carried_in: tuple[Group, ...] = ()
+    """Survivors of earlier groups that the batch was also selected from."""
+    shortage: str = ""
+    """Why the run must not go on: too little to train on, against what the config asks for."""
 
-    def take(self, number: int) -> list[Task]:
-        """Return the next ``number`` tasks; one that cannot be read is skipped and noted.
+    def check(self) -> None:
+        """Raise TrainError if there is a shortage; call it when the step has been written."""
+        if self.shortage:
+            raise TrainError(self.shortage)
 
-        Raises:
-            TaskError: A whole epoch has no readable task.
-        """
-        drawn: list[Task] = []
-        misses = 0
-        while len(drawn) < number:
-            epoch, index = divmod(self.position, self.count)
-            self.position += 1
-            try:
-                task = self.tasks[_shuffled(index, self.count, derive_seed(self.seed, epoch))]
-                self.check(task.input)
-            except TaskError as error:
-                misses += 1
-                self._skipped.append(str(error))
-                if misses >= self.count:
-                    raise
-                continue
-            drawn.append(task)
-        return drawn
+
+class Collector:
+    """Generates the groups of each step and selects its batch (paper section 3.3)."""
+
+    def __init__(self, assembly: Assembly, stream: TaskStream) -> None:
+        """Take what rolls out and what it is rolled out on."""
+        self._assembly = assembly
+        self._stream = stream
+        self._carried: tuple[Candidate, ...] = ()
+        self._empty_steps = 0
+
+    def collect(self, step: int) -> Collected:
+        """Oversample: generate rounds of groups until enough survive the filters; then select."""
+        config = self._assembly.config.selection
+        per_round = max(1, round(config.groups_per_step * config.oversample))
+        groups: list[Group] = []
+        full, rounds = False, 0
+        while not full and rounds < config.max_rounds:
+            seed = derive_seed(self._assembly.config.seed, "step", step, rounds)
+            fresh = self._assembly.rollout(self._stream.take(per_round), seed=seed)
+            groups += [assign(g, config.advantage) for g in fresh]
+            rounds += 1
+            usable = num_usable(groups, config) + len(self._carried)
+            full = usable >= num_wanted(groups, config)
+        carried, batch = self._carried, select(groups, config, step=step, carried=self._carried)
+        self._carried = batch.carried
+        self._empty_steps = 0 if batch.samples else self._empty_steps + 1
+        shortage = ""
+        if (not full and config.on_short == "error") or self._empty_steps == config.max_empty_steps:
+            from pyvision_rl.train.shortage import explain
+
+            shortage = explain(groups, batch, config, step, rounds, self._empty_steps)
+        return Collected(tuple(groups), batch, tuple(c.group for c in carried), shortage)
 
     def skipped(self) -> list[tuple[str, str]]:
         """Return (event, reason) of every task skipped since the last call."""
-        found, self._skipped = self._skipped, []
-        return [("skipped_task", reason) for reason in found]
+        return self._stream.skipped()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next step depends on, as plain values and tensors."""
+        state = {**self._stream.state_dict(), "empty_steps": self._empty_steps}
+        if self._carried:
+            from pyvision_rl.train.carrying import pack
 
-def _shuffled(index: int, count: int, seed: int) -> int:
-    """Return where a seeded permutation of ``range(count)`` sends ``index``.
+            state["carried"] = pack(self._carried)
+        return state
 
-    A Feistel network with cycle walking: no table, so a set of 10^9 tasks costs nothing.
-    """
-    bits = max(2, (count - 1).bit_length() + 1) // 2
-    mask = (1 << bits) - 1
-    value = index
-    while True:
-        left, right = value >> bits, value & mask
-        for round_ in range(4):
-            left, right = right, left ^ (derive_seed(seed, round_, right) & mask)
-        value = left << bits | right
-        if value < count:
-            return value
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._stream.load_state_dict(state)
+        self._empty_steps = int(state.get("empty_steps", 0))
+        self._carried = ()
+        if "carried" in state:
+            from pyvision_rl.train.carrying import unpack
 
-
-def collect(assembly: Assembly, stream: TaskStream, step: int) -> list[Group]:
-    """Oversample: generate rounds of groups until enough survive the filters (paper section 3.3).
-
-    Raises:
-        TrainError: ``max_rounds`` did not fill the batch and ``on_short`` is "error".
-    """
-    selection = assembly.config.selection
-    per_round = max(1, round(selection.groups_per_step * selection.oversample))
-    groups: list[Group] = []
-    for round_ in range(selection.max_rounds):
-        fresh = assembly.rollout(
-            stream.take(per_round), seed=derive_seed(assembly.config.seed, "step", step, round_)
-        )
-        groups += [assign(g, normalize_std=selection.normalize_std) for g in fresh]
-        if num_usable(groups, selection) >= selection.groups_per_step:
-            return groups
-    if selection.on_short == "error":
-        raise TrainError(
-            f"step {step}: {num_usable(groups, selection)} of {len(groups)} groups survived the "
-            f"filters in {selection.max_rounds} rounds; selection.groups_per_step wants "
-            f"{selection.groups_per_step}. The tasks are too hard or too easy for this model"
-        )
-    return groups
+            self._carried = unpack(state["carried"])

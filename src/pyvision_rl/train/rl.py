@@ -21,7 +21,6 @@ from pyvision_rl.evaluate import EvalResult, evaluate_now
 from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
-from pyvision_rl.selection import select
 from pyvision_rl.train.checkpoints import (
     drop_after,
     find_checkpoint,
@@ -31,9 +30,10 @@ from pyvision_rl.train.checkpoints import (
     restore_rng,
     save_checkpoint,
 )
-from pyvision_rl.train.collecting import TaskStream, collect
+from pyvision_rl.train.collecting import Collector
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner
+from pyvision_rl.train.task_stream import TaskStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,14 @@ def run_rl(
             raise ConfigError('rl trains an in-process policy: set policy.name = "local"')
         tasks, seed = build_tasks(config.tasks), derive_seed(config.seed, "tasks")
         check = assembly.harness.prompts.prompt
-        stream = TaskStream(tasks, num_tasks(tasks, config.tasks), seed, check=check)
+        count, caps = num_tasks(tasks, config.tasks), config.selection.max_per_round
+        stream = TaskStream(tasks, count, seed, check=check, max_per_round=caps)
+        collector = Collector(assembly, stream)
         learner = Learner(assembly.model, config.train)
         if checkpoint and checkpoint.learner:
             learner.load_state_dict(checkpoint.learner)
             restore_rng(checkpoint.rng)
-            stream.position = int(checkpoint.extra["position"])
+            collector.load_state_dict(checkpoint.extra)
         going_on = step if checkpoint else None
         with (
             RunWriter(out, config, verb="rl", resume_step=going_on) as writer,
@@ -91,23 +93,25 @@ def run_rl(
             drop_after(out / "checkpoints", step)
             while step < config.train.steps and stop.received is None:
                 step += 1
-                _train_step(assembly, learner, stream, writer, step, report)
+                _train_step(assembly, learner, collector, writer, step, report)
                 last = step == config.train.steps or stop.received is not None
                 if last or step % config.train.save_every == 0:
-                    _save(config, out, step, learner, stream.position)
+                    _save(config, out, step, learner, collector.state_dict())
     if stop.received and step < config.train.steps:
         raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")
     return RlResult(out, out / "final", step)
 
 
-def _save(config: Config, out: Path, step: int, learner: Learner, position: int) -> None:
+def _save(
+    config: Config, out: Path, step: int, learner: Learner, collected: dict[str, Any]
+) -> None:
     saved = save_checkpoint(
         out / "checkpoints",
         step,
         model=learner.model,
         source=config.policy.model,
         learner=learner,
-        extra={"position": position},
+        extra=collected,
     )
     point_to(out / "final", saved)
     prune(out / "checkpoints", config.train.keep_checkpoints)
@@ -116,7 +120,7 @@ def _save(config: Config, out: Path, step: int, learner: Learner, position: int)
 def _train_step(
     assembly: Assembly,
     learner: Learner,
-    stream: TaskStream,
+    collector: Collector,
     writer: RunWriter,
     step: int,
     report: Callable[[str], None],
@@ -126,16 +130,17 @@ def _train_step(
     policy: Any = assembly.harness.policy
     policy.set_version(step - 1)
     began = time.perf_counter()
-    groups = collect(assembly, stream, step)
-    batch = select(groups, config.selection)
+    collected = collector.collect(step)
+    groups, batch = collected.groups, collected.batch
     sampled = time.perf_counter()
     # Before the update: what it fails on should be there to be looked at.
-    writer.rollouts(step, groups, batch)
+    writer.rollouts(step, (*groups, *collected.carried_in), batch)
     remark = check_failures(groups, config.rollout.max_failed_share, f"step {step}")
-    for name, text in (("failed_episodes", remark), *stream.skipped()):
+    for name, text in (("failed_episodes", remark), *collector.skipped()):
         if text:
             writer.event(name, text)
-    numbers = rollout_metrics(groups) | selection_metrics(groups, batch)
+    collected.check()
+    numbers = rollout_metrics(groups) | selection_metrics(groups, batch, collected.carried_in)
     if batch.samples:
         stats = learner.update(batch, config.policy.temperature)
         numbers |= {f"train_{k}": v for k, v in asdict(stats).items() if k != "step"}

@@ -42,6 +42,7 @@ from pyvision_rl.types.execution import (
 )
 from pyvision_rl.types.learning import (
     Batch as Batch,
+    Candidate as Candidate,
     Group as Group,
     Rejected as Rejected,
     Scored as Scored,

@@ -3,7 +3,8 @@
     Trajectory -> Group -> Batch -> UpdateStats
 
 G trajectories of one task form a group; selection turns groups into a batch in which every
-trajectory is either used or rejected with a reason. Imports the standard library only.
+trajectory is used, rejected with a reason, or carried into the next step. Imports the standard
+library only.
 """
 
 from __future__ import annotations
@@ -57,16 +58,41 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """What the filters left of a group: good enough to be trained on, waiting to be chosen."""
+
+    group: Group
+    """The survivors only, with the advantages they are trained on."""
+    rank: float
+    """What it is ranked by, larger first."""
+    born: int
+    """The step whose weights sampled it, counted from 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Everything one optimizer step may use, and an account of what was left out."""
+    """Everything one optimizer step may use, and an account of what was left out.
+
+    generated + carried in = used + carried out + rejected, in trajectories, always.
+    """
 
     samples: tuple[Scored, ...]
     rejected: tuple[Rejected, ...] = ()
+    carried: tuple[Candidate, ...] = ()
+    """Offered again in the next step."""
+    num_carried_in: int = 0
+    """Trajectories among the above that an earlier step had generated."""
+
+    @property
+    def num_carried_out(self) -> int:
+        """Trajectories that the next step will be offered."""
+        return sum(len(c.group.trajectories) for c in self.carried)
 
     @property
     def num_generated(self) -> int:
-        """Trajectories that entered selection: used plus rejected, always."""
-        return len(self.samples) + len(self.rejected)
+        """Trajectories that were made for this step."""
+        accounted = len(self.samples) + len(self.rejected) + self.num_carried_out
+        return accounted - self.num_carried_in
 
     @property
     def dropped(self) -> dict[str, int]:

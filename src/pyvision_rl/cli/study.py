@@ -129,7 +129,7 @@ def _show_plan(planner: Planner, folder: Path, jobs: int, *, as_json: bool) -> N
     verbs = Counter(unit.verb for unit in units)
     if as_json:
         rows = [{"name": u.name, "verb": u.verb, "needs": u.needs} for u in units]
-        write_json({"verb": "study", "out": str(folder), "dry_run": True, "units": rows} | there)
+        write_json({"verb": "study", "out": str(folder), "dry_run": True, "units": rows, **there})
         return
     states = {name: state for state, names in there.items() for name in names}
     for unit in units:

@@ -116,7 +116,7 @@ class StudyConfig(Section):
 
     title: str = ""
     seeds: tuple[int, ...]
-    """A list, or text such as "100-107" or "1,2,7"."""
+    """A list, a number, or text such as "100-107" or "1,2,7"."""
     cold_starts: tuple[ColdStartConfig, ...]
     cold_starts_from: str = ""
     """Folder of another study whose finished cold starts are used, seed by seed; a seed without one
@@ -140,6 +140,8 @@ class StudyConfig(Section):
     @field_validator("seeds", mode="before")
     @classmethod
     def _read_seeds(cls, value: Any) -> Any:
+        if isinstance(value, int):
+            return (value,)
         return parse_seeds(value) if isinstance(value, str) else value
 
 

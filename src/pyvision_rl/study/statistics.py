@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -210,7 +211,9 @@ def _drawn_means(scores: Numbers, seeds: Numbers, tasks: Sequence[Numbers]) -> N
     means = sums / np.maximum(counts, 1.0)
     # A seed of whose drawn tasks none has a score has no mean in that draw.
     weights = seeds * (counts > 0)
-    return np.asarray((means * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1.0))
+    total = weights.sum(axis=1)
+    # A draw without any score has no mean: NaN, which no quantile counts.
+    return np.where(total > 0, (means * weights).sum(axis=1) / np.maximum(total, 1.0), np.nan)
 
 
 def _tail(count: int) -> float:
@@ -219,6 +222,7 @@ def _tail(count: int) -> float:
     return 0.5 * math.erfc(wide / math.sqrt(2))
 
 
+@cache
 def student_quantile(p: float, freedom: int) -> float:
     """Return the quantile of Student's t distribution, for ``p`` above one half.
 

@@ -51,6 +51,9 @@ _RATIOS = {
 }
 _SHARES = ("accuracy", "_share")
 _COLUMNS = 4
+_LEGEND_COLUMNS = 4
+_MAX_WITH_SEEDS = 4
+"""Variants in a figure; with more of them single seeds would hide the means."""
 Curve = Mapping[int, float]
 """Step -> value."""
 
@@ -97,7 +100,8 @@ def draw(lines: Sequence[Line], panels: Sequence[str], file: Path, *, title: str
     """
     columns = min(_COLUMNS, len(panels))
     num_rows = math.ceil(len(panels) / columns)
-    width, height = 12.0, 2.75 * num_rows + 0.95
+    head = 0.76 + 0.22 * math.ceil(len(lines) / _LEGEND_COLUMNS)
+    width, height = 12.0, 2.75 * num_rows + head
     with matplotlib.rc_context({**STYLE, "axes.titlesize": 10}):
         figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
         axes = figure.subplots(num_rows, columns, squeeze=False).flat
@@ -105,9 +109,10 @@ def draw(lines: Sequence[Line], panels: Sequence[str], file: Path, *, title: str
             if index >= len(panels):
                 panel.axis("off")
                 continue
-            _panel(panel, lines, panels[index])
+            _panel(panel, lines, panels[index], seeds=len(lines) <= _MAX_WITH_SEEDS)
             panel.set_xlabel("step" if index + columns >= len(panels) else "", color="#555555")
-        note = "thin: seeds, thick: their mean, band: ± its standard error"
+        thin = "thin: seeds, " if len(lines) <= _MAX_WITH_SEEDS else ""
+        note = f"{thin}thick: mean over seeds, band: ± its standard error"
         figure.text(0.012, 1 - 0.1 / height, title, va="top", fontsize=11, fontweight="bold")
         figure.text(
             0.988, 1 - 0.13 / height, note, va="top", ha="right", fontsize=8.5, color="#555"
@@ -116,7 +121,7 @@ def draw(lines: Sequence[Line], panels: Sequence[str], file: Path, *, title: str
         figure.subplots_adjust(
             left=0.045,
             right=0.988,
-            top=1 - 0.98 / height,
+            top=1 - head / height,
             bottom=0.45 / height,
             wspace=0.2,
             hspace=0.42,
@@ -134,10 +139,10 @@ def _legend(figure: Figure, lines: Sequence[Line], top: float) -> None:
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(0.006, top),
-        ncols=min(len(lines), 5),
+        ncols=min(len(lines), _LEGEND_COLUMNS),
         frameon=False,
         handlelength=1.4,
-        fontsize=9.5,
+        fontsize=9.5 if len(lines) <= _MAX_WITH_SEEDS else 8.5,
         borderaxespad=0.0,
     )
 
@@ -146,7 +151,7 @@ def _counted(line: Line) -> str:
     return f"{line.label} (n={len(line.runs)})"
 
 
-def _panel(panel: Axes, lines: Sequence[Line], metric: str) -> None:
+def _panel(panel: Axes, lines: Sequence[Line], metric: str, *, seeds: bool) -> None:
     panel.set_title(title_of(metric))
     panel.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     panel.set_axisbelow(True)
@@ -157,20 +162,21 @@ def _panel(panel: Axes, lines: Sequence[Line], metric: str) -> None:
         if not curves:
             continue
         drawn = True
-        highest = max(highest, _draw_line(panel, curves, line.color))
+        highest = max(highest, _draw_line(panel, curves, line.color, seeds=seeds))
     if not drawn:
         panel.text(0.5, 0.5, f"no run has {metric}", ha="center", color="#777777", fontsize=9)
         panel.set_xticks([])
         panel.set_yticks([])
         return
+    panel.set_xlim(left=min(0.0, panel.get_xlim()[0]))
     share = any(word in metric for word in _SHARES)
     panel.set_ylim(0, 1.02 if share and highest > 0.5 else (highest * 1.08 or 1.0))
 
 
-def _draw_line(panel: Axes, curves: Sequence[Curve], color: str) -> float:
+def _draw_line(panel: Axes, curves: Sequence[Curve], color: str, *, seeds: bool) -> float:
     """Draw seeds, mean and band of one variant; return the highest value of a seed."""
     sparse = max(map(len, curves)) <= 8
-    for each in curves:
+    for each in curves if seeds else ():
         panel.plot(list(each), list(each.values()), color=color, alpha=0.3, linewidth=0.9)
     steps, means, errors = mean_curve(curves)
     low = [m - e for m, e in zip(means, errors, strict=True)]

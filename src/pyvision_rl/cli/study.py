@@ -109,7 +109,9 @@ def _show(result: dict[str, Any], folder: Path, *, as_json: bool) -> None:
     from pyvision_rl.study.tables import main_tables
 
     failed = result["failed_units"]
-    then = f"pvrl study --resume {folder} --retry-failed" if failed else f"pvrl show {folder}/…/rl"
+    then = f"pvrl show {result['paths']['one run']}"
+    if failed:
+        then = f"pvrl study --resume {folder} --retry-failed"
     if as_json:
         write_json({"verb": "study", "out": str(folder), "result": result, "next": then})
         return

@@ -171,9 +171,12 @@ def _write_findings(
     write_json(out / RESULT, result)
     relative = {caption: path.relative_to(out).as_posix() for caption, path in figures.items()}
     write_text(out / TABLES, to_markdown(result, relative))
-    paths = {"tables": str(out / TABLES), "numbers": str(out / RESULT)}
-    paths |= {f"figure {path.stem}": str(path) for path in figures.values()}
-    return Found(result, paths, len(failed) + len(finished.blocked))
+    one = planner.rl_unit(study.variants[0].name, planner.seeds[0])
+    paths = {"tables": out / TABLES, "numbers": out / RESULT, "one run": out / one}
+    paths |= {f"figure {path.stem}": path for path in figures.values()}
+    return Found(
+        result, {k: str(path) for k, path in paths.items()}, len(failed) + len(finished.blocked)
+    )
 
 
 def draw_figures(

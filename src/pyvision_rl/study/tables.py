@@ -194,13 +194,13 @@ def _missing(result: Mapping[str, Any]) -> Iterable[str]:
 def _seeds(result: Mapping[str, Any]) -> Iterable[str]:
     yield "<details><summary>Every seed</summary>\n"
     for model in result["models"].values():
-        columns = list(model["metrics"])
+        seeds = model["seeds"]
         rows = [
-            (seed, *(f"{numbers[c]:.3f}" if c in numbers else _NONE for c in columns))
-            for seed, numbers in model["seeds"].items()
+            (f"`{m}`", *(f"{seeds[s][m]:.3f}" if m in seeds[s] else _NONE for s in seeds))
+            for m in model["metrics"]
         ]
         yield f"{sanitize(model['label'])}:\n"
-        yield markdown(("seed", *(f"`{c}`" for c in columns)), rows)
+        yield markdown(("metric", *seeds), rows)
     yield "</details>\n"
 
 

@@ -318,7 +318,8 @@ def _cost(verb: str, config: Config) -> float:
     if verb == "new-model":
         return 15.0
     if verb == "sft":
-        return 10.0 + 0.012 * sum(s.steps * s.batch_size for s in config.sft.stages)
+        # A stage in epochs has as many steps as its data say, which nobody has counted yet.
+        return 10.0 + 0.012 * sum((s.steps or 300) * s.batch_size for s in config.sft.stages)
     if verb == "eval":
         return 8.0 + 0.04 * (config.eval.num_tasks or 1000) * config.eval.samples
     tasks = config.selection.groups_per_step * config.selection.oversample

@@ -13,9 +13,9 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pyvision_rl.config import SCHEMA, Config
 from pyvision_rl.errors import ConfigError
@@ -24,6 +24,10 @@ from pyvision_rl.registry import describe
 _PACKAGE = Path(__file__).parent
 _PACKAGED = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")
 """The configs folder in an installed wheel, and in a checkout."""
+_STUDY = "study_"
+"""Files of that folder that begin so hold a study, not a run."""
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def find_config(name: str) -> Path:
@@ -51,7 +55,16 @@ def find_config(name: str) -> Path:
 
 
 def packaged_configs() -> dict[str, Path]:
-    """Return the configs that come with the package, by bare name."""
+    """Return the configs of runs that come with the package, by bare name."""
+    return {name: path for name, path in _packaged().items() if not name.startswith(_STUDY)}
+
+
+def packaged_studies() -> dict[str, Path]:
+    """Return the configs of studies that come with the package, by bare name."""
+    return {name: path for name, path in _packaged().items() if name.startswith(_STUDY)}
+
+
+def _packaged() -> dict[str, Path]:
     for folder in _PACKAGED:
         if folder.is_dir():
             return {p.stem: p for p in sorted(folder.glob("*.toml"))}
@@ -70,10 +83,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: The file cannot be read, or a key or value is wrong.
     """
+    return load_section(Config, path, overrides)
+
+
+def load_section(model: type[M], path: Path, overrides: Sequence[str] = ()) -> M:
+    """Return ``path`` read as another class than ``Config``, in the same way.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key or value is wrong.
+    """
     raw = _read(path)
     keys = tuple(_apply(raw, override) for override in overrides)
     try:
-        return Config.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         lines = []
         for fault in error.errors():
@@ -82,7 +104,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
                 location[: len(k)] == k or k[: len(location)] == location for k in keys
             )
             where = "--set" if by_override else str(path)
-            lines.append(f"{where}: {describe(fault, Config, '')}")
+            lines.append(f"{where}: {describe(fault, model, '')}")
         raise ConfigError("\n".join(lines)) from error
 
 

@@ -46,6 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "synthesize",
         "show",
         "demo",
+        "study",
     ),
     ("cli",),
 )
@@ -169,7 +170,7 @@ def test_core_imports_no_torch():
         name_of(p).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         for p in MODULES
         # The child side runs in a process of its own.
-        if not name_of(p).startswith(("models/", "train/", "demo/"))
+        if not name_of(p).startswith(("models/", "train/", "demo/", "study/figures"))
         and name_of(p) not in TORCH
         and p not in child_side()
     ]

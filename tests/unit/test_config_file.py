@@ -17,6 +17,7 @@ from pyvision_rl.config_file import (
     find_config,
     load_config,
     packaged_configs,
+    packaged_studies,
     resolved,
 )
 from pyvision_rl.errors import ConfigError
@@ -202,7 +203,9 @@ def test_config_is_frozen():
 
 def test_packaged_configs_are_found_by_bare_name():
     known = packaged_configs()
-    assert set(known) == {p.stem for p in (ROOT / "configs").glob("*.toml")}
+    studies = packaged_studies()
+    assert known.keys() | studies.keys() == {p.stem for p in (ROOT / "configs").glob("*.toml")}
+    assert not known.keys() & studies.keys()
     for name, path in known.items():
         assert find_config(name) == path
         assert find_config(f"{name}.toml") == path
@@ -222,7 +225,7 @@ def test_folder_that_is_no_run_is_refused(tmp_path):
         find_config(str(tmp_path))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(packaged_configs().values()), ids=lambda p: p.stem)
 def test_shipped_configs_load(path):
     config = load_config(path)
     assert tomllib.loads(path.read_text())

@@ -12,6 +12,7 @@ import typer
 from pyvision_rl import __version__
 from pyvision_rl.cli import check, verbs
 from pyvision_rl.cli.execute import say
+from pyvision_rl.cli.study import study
 
 app = typer.Typer(
     name="pvrl",
@@ -29,6 +30,7 @@ app.command("synthesize")(verbs.synthesize)
 app.command("sft")(verbs.sft)
 app.command("rl")(verbs.rl)
 app.command("eval")(verbs.evaluate)
+app.command("study")(study)
 app.command("show")(verbs.show)
 app.command("export-sft")(verbs.export_sft)
 app.add_typer(check.app, name="check", help="Prove that a thing works before using it.")

@@ -1,0 +1,144 @@
+"""Differences between variants: effect, interval, p-value, and how many seeds spoke.
+
+In: rows and the comparisons of a study. Out: a ``Difference`` per comparison and metric, corrected
+together. A pair of seeds of which one has no number is left out and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pyvision_rl.study.config import ComparisonConfig, StudyConfig
+from pyvision_rl.study.reading import Row
+from pyvision_rl.study.statistics import (
+    Interval,
+    Numbers,
+    Test,
+    holm,
+    paired_test,
+    seed_interval,
+    task_interval,
+    unpaired_test,
+)
+
+_SEED = 0
+"""Of random draws: the same numbers give the same tables."""
+_Seeds = Mapping[int, Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """``variant`` minus ``against``, in one metric."""
+
+    variant: str
+    against: str
+    metric: str
+    paired: bool
+    seeds: tuple[int, ...]
+    """Of ``variant`` whose numbers were used."""
+    against_seeds: tuple[int, ...]
+    missing: int
+    """Seeds, or pairs of seeds, of the study that were not there."""
+    effect: float | None
+    """Difference of means over seeds; None without a number on both sides."""
+    interval: Interval | None
+    over_tasks: bool
+    """Whether the interval also says how the choice of tasks spreads; otherwise over seeds only."""
+    test: Test | None
+    p_holm: float | None
+    """Corrected for all tests of the study."""
+
+
+def compare(study: StudyConfig, rows: Sequence[Row], seeds: Sequence[int]) -> list[Difference]:
+    """Return every difference that the study asks for."""
+    by_model: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        by_model.setdefault(row.model, {})[row.seed] = row
+    found = [
+        _difference(study, comparison, metric, by_model, len(seeds))
+        for comparison in study.comparisons
+        for metric in comparison.metrics
+    ]
+    tested = [k for k, d in enumerate(found) if d.test is not None]
+    corrected = holm([d.test.p for d in found if d.test is not None])
+    for index, p in zip(tested, corrected, strict=True):
+        found[index] = replace(found[index], p_holm=p)
+    return found
+
+
+def _difference(
+    study: StudyConfig,
+    comparison: ComparisonConfig,
+    metric: str,
+    by_model: Mapping[str, _Seeds],
+    num_seeds: int,
+) -> Difference:
+    mine, theirs = (
+        {seed: row for seed, row in by_model.get(name, {}).items() if metric in row.numbers}
+        for name in (comparison.variant, comparison.against)
+    )
+    if comparison.paired:
+        both = [seed for seed in mine if seed in theirs]
+        mine, theirs = {s: mine[s] for s in both}, {s: theirs[s] for s in both}
+    first = [row.numbers[metric] for row in mine.values()]
+    second = [row.numbers[metric] for row in theirs.values()]
+    effect = interval = test = None
+    tables = _task_tables(mine, theirs, metric)
+    if first and second:
+        effect = math.fsum(first) / len(first) - math.fsum(second) / len(second)
+        draws, paired = study.draws, comparison.paired
+        if paired:
+            pairs = [a - b for a, b in zip(first, second, strict=True)]
+            test = paired_test(pairs, draws=draws, seed=_SEED)
+        else:
+            test = unpaired_test(first, second, draws=draws, seed=_SEED)
+        if tables is None:
+            interval = seed_interval(first, second, paired=paired, draws=draws, seed=_SEED)
+        else:
+            a, b, crossed = tables
+            interval = task_interval(a, b, paired=paired, draws=draws, seed=_SEED, crossed=crossed)
+    missing = num_seeds - min(len(first), len(second))
+    return Difference(
+        comparison.variant,
+        comparison.against,
+        metric,
+        comparison.paired,
+        tuple(mine),
+        tuple(theirs),
+        missing,
+        effect,
+        interval,
+        tables is not None,
+        test,
+        None,
+    )
+
+
+def _task_tables(mine: _Seeds, theirs: _Seeds, metric: str) -> tuple[Numbers, Numbers, bool] | None:
+    """Return scores as seeds x tasks for both, and whether all seeds met the same tasks.
+
+    None for what has no score per task.
+    """
+    evaluation, _, rest = metric.partition(".")
+    name, _, category = rest.partition(".")
+    rows = [*mine.values(), *theirs.values()]
+    scores = []
+    for row in rows:
+        found = row.tasks.get(evaluation, {}).get(name, {})
+        of = row.categories.get(evaluation, {})
+        scores.append({t: v for t, v in found.items() if not category or of[t] == category})
+    if not all(scores) or not rows:
+        return None
+    # The tasks that were met, whether or not they could be graded.
+    met = [
+        {t for t, c in row.categories[evaluation].items() if not category or c == category}
+        for row in rows
+    ]
+    tasks = sorted(set.union(*met))
+    table = np.array([[s.get(task, math.nan) for task in tasks] for s in scores])
+    crossed = all(m == met[0] for m in met)
+    return table[: len(mine)], table[len(mine) :], crossed

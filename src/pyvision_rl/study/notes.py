@@ -1,0 +1,112 @@
+"""What a study folder remembers about its units, and the lock that keeps a second study out.
+
+In: outcomes of units. Out: one small JSON file per unit that ended, and the same record. A unit
+without a note never ended: it is new, or was interrupted. Runs nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pyvision_rl.errors import RunError
+
+DONE, FAILED = "done", "failed"
+_LOCK = "study.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """How a unit ended."""
+
+    name: str
+    status: str
+    """``DONE`` or ``FAILED``."""
+    sha256: str
+    """Of the unit that was run."""
+    exit_code: int
+    seconds: float
+    """Of the last attempt; an interrupted one before it is not counted."""
+    finished: str
+    """Date and time, UTC."""
+    tail: str = ""
+    """The end of the log of a unit that failed."""
+    failures: int = 0
+    """How often it failed, in all."""
+
+
+def log_of(folder: Path, name: str) -> Path:
+    """Return the file that a unit's output goes to."""
+    return folder / "logs" / f"{_flat(name)}.log"
+
+
+def read_note(folder: Path, name: str) -> Note | None:
+    """Return how a unit ended; None if it did not, or not yet.
+
+    Raises:
+        RunError: The note cannot be understood.
+    """
+    file = _file(folder, name)
+    if not file.exists():
+        return None
+    try:
+        return Note(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{file} is no note of a unit: {error!r}") from error
+
+
+def write_note(folder: Path, note: Note) -> None:
+    """Write how a unit ended, as a whole or not at all."""
+    write_json(_file(folder, note.name), asdict(note))
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a JSON file as a whole or not at all."""
+    write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.part")
+    with temporary.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(file)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder while the block runs; the lock goes with the process, however it ends.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise RunError(f"{folder}: a study is running there (process {owner})") from error
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / "units" / f"{_flat(name)}.json"
+
+
+def _flat(name: str) -> str:
+    return name.replace("/", "--")

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "testing",
     ),
     # Siblings: never each other.
-    ("prompts", "parsing", "rendering", "tasks", "rewards", "sandbox", "policy"),
+    ("prompts", "parsing", "rendering", "tasks", "rewards", "sandbox", "policy", "tracking"),
     # Siblings: never each other.
     ("rollout", "advantages", "selection", "runs"),
     # Each may import those before it.

@@ -9,41 +9,54 @@ stale. A resumed run continues bit-identically under the lockstep schedule.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config
-from pyvision_rl.errors import CheckpointError, ConfigError
+from pyvision_rl.errors import CheckpointError, ConfigError, PVRLError, RunError
 from pyvision_rl.evaluate import EvalResult, evaluate_now
-from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics
+from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics, shares
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.selection import select
 from pyvision_rl.train.checkpoints import (
+    Checkpoint,
     drop_after,
-    find_checkpoint,
-    load_checkpoint,
+    find_problem,
+    has_checkpoints,
+    latest_checkpoint,
     point_to,
     prune,
     restore_rng,
+    resume_from,
     save_checkpoint,
+    seed_rng,
+    step_path,
 )
 from pyvision_rl.train.collecting import TaskStream, collect
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
+from pyvision_rl.train.journal import Journal
 from pyvision_rl.train.learner import Learner
 
 
 @dataclass(frozen=True, slots=True)
 class RlResult:
-    """Where a finished (or stopped) RL run left its model."""
+    """Where a finished RL run left its model."""
 
     out: Path
     model: Path
     """Link to the last checkpoint: an ordinary Hugging Face directory."""
     steps: int
+    best: Path | None = None
+    """Link to the checkpoint whose evaluation was the best; None without evaluations."""
+    ended_early: str = ""
+    """Why, when it did."""
+    alarms: dict[str, str] = field(default_factory=dict)
+    """Alarm -> when it was raised and cleared."""
 
 
 def run_rl(
@@ -55,71 +68,170 @@ def run_rl(
 ) -> RlResult:
     """Run RL from ``policy.model``, or go on from the last checkpoint of ``resume``.
 
+    A run that was killed before its first checkpoint starts over.
+
     Raises:
-        ConfigError: The policy is not in-process, or greedy.
+        ConfigError: The policy is not in-process, or greedy; or a tracker is not there.
         CheckpointError: There is nothing whole to resume from, or it is not of an RL run.
         TrainError: Too many failed episodes; no usable group in a step with
             ``selection.on_short = "error"``; or a NaN.
+        RunError: The disk refuses.
         Interrupted: A signal stopped the run after a step (130 or 143); it can be resumed.
     """
+    _check(config)
+    damaged: list[str] = []
+    start = _checkpoint(resume, damaged.append)
+    begun = 0 if start is None else start.step
+    with assemble(_started(config, start)) as assembly:
+        learner, stream = _parts(assembly, start)
+        ids = start.extra.get("trackers", {}) if start else {}
+        with (
+            RunWriter(out, config, "rl", None if resume is None else begun) as writer,
+            Journal(config, writer, report, ids) as journal,
+            StopSignal() as stop,
+            _noting_failure(journal),
+        ):
+            for text in damaged:
+                journal.event("damaged_checkpoint", text)
+                report(text)
+            drop_after(out / "checkpoints", begun)
+            if start:
+                _tidy(config, out, begun, journal)
+            step = _loop(assembly, learner, stream, journal, begun, stop)
+    if stop.received and step < config.train.steps and not journal.ended:
+        raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")
+    best = out / "best"
+    return RlResult(
+        out,
+        out / "final",
+        step,
+        best if best.exists() else None,
+        journal.ended if step < config.train.steps else "",
+        journal.alarms(),
+    )
+
+
+def _check(config: Config) -> None:
     if config.policy.temperature == 0:
         raise ConfigError("policy.temperature = 0: greedy samples have no policy gradient")
-    checkpoint = load_checkpoint(find_checkpoint(resume)) if resume else None
-    if checkpoint and (checkpoint.learner is None or "position" not in checkpoint.extra):
-        raise CheckpointError(f"{checkpoint.path} is no checkpoint of an RL run")
-    step = checkpoint.step if checkpoint else 0
-    model = str(checkpoint.path) if checkpoint else config.policy.model
-    started = config.model_copy(
-        update={"policy": config.policy.model_copy(update={"model": model})}
-    )
-    with assemble(started) as assembly:
-        if assembly.model is None:
-            raise ConfigError('rl trains an in-process policy: set policy.name = "local"')
-        tasks, seed = build_tasks(config.tasks), derive_seed(config.seed, "tasks")
-        check = assembly.harness.prompts.prompt
-        stream = TaskStream(tasks, num_tasks(tasks, config.tasks), seed, check=check)
-        learner = Learner(assembly.model, config.train)
-        if checkpoint and checkpoint.learner:
-            learner.load_state_dict(checkpoint.learner)
-            restore_rng(checkpoint.rng)
-            stream.position = int(checkpoint.extra["position"])
-        going_on = step if checkpoint else None
-        with (
-            RunWriter(out, config, verb="rl", resume_step=going_on) as writer,
-            StopSignal() as stop,
-        ):
-            drop_after(out / "checkpoints", step)
-            while step < config.train.steps and stop.received is None:
-                step += 1
-                _train_step(assembly, learner, stream, writer, step, report)
-                last = step == config.train.steps or stop.received is not None
-                if last or step % config.train.save_every == 0:
-                    _save(config, out, step, learner, stream.position)
-    if stop.received and step < config.train.steps:
-        raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")
-    return RlResult(out, out / "final", step)
+    if config.run.trackers:
+        from pyvision_rl.tracking.base import check_trackers
+
+        check_trackers(config.run.trackers)
 
 
-def _save(config: Config, out: Path, step: int, learner: Learner, position: int) -> None:
-    saved = save_checkpoint(
+def _checkpoint(resume: Path | None, warn: Callable[[str], None]) -> Checkpoint | None:
+    """Return what to go on from; None starts at step 0."""
+    # A run killed before its first save has nothing to lose by starting over.
+    if resume is None or ((resume / "run.json").exists() and not has_checkpoints(resume)):
+        return None
+    found = resume_from(resume, warn)
+    if found.learner is None or "position" not in found.extra:
+        raise CheckpointError(f"{found.path} is no checkpoint of an RL run")
+    return found
+
+
+def _started(config: Config, start: Checkpoint | None) -> Config:
+    """Return the config with the model to start from."""
+    model = str(start.path) if start else config.policy.model
+    return config.model_copy(update={"policy": config.policy.model_copy(update={"model": model})})
+
+
+def _parts(assembly: Assembly, start: Checkpoint | None) -> tuple[Learner, TaskStream]:
+    """Return learner and tasks, in the state that the checkpoint holds."""
+    config = assembly.config
+    if assembly.model is None:
+        raise ConfigError('rl trains an in-process policy: set policy.name = "local"')
+    tasks, seed = build_tasks(config.tasks), derive_seed(config.seed, "tasks")
+    check = assembly.harness.prompts.prompt
+    stream = TaskStream(tasks, num_tasks(tasks, config.tasks), seed, check=check)
+    learner = Learner(assembly.model, config.train)
+    seed_rng(derive_seed(config.seed, "generators"))
+    if start and start.learner:
+        learner.load_state_dict(start.learner)
+        restore_rng(start.rng)
+        stream.position = int(start.extra["position"])
+    return learner, stream
+
+
+@contextmanager
+def _noting_failure(journal: Journal) -> Iterator[None]:
+    """Note what ends the run, and add to the error what can be gone on from."""
+    try:
+        yield
+    except PVRLError as error:
+        out = journal.writer.path
+        # The disk may be what failed.
+        with suppress(RunError):
+            journal.event("failed", str(error), journal.last_step + 1)
+        latest = latest_checkpoint(out / "checkpoints")
+        error.add_note(
+            f"{latest} is whole; go on with: pvrl rl --resume {out}"
+            if latest
+            else "no checkpoint was saved before"
+        )
+        raise
+
+
+def _loop(
+    assembly: Assembly,
+    learner: Learner,
+    stream: TaskStream,
+    journal: Journal,
+    begun: int,
+    stop: StopSignal,
+) -> int:
+    """Make the steps after ``begun``, save when it is time to, and return the last step made."""
+    train, step, saved = assembly.config.train, begun, begun
+    if train.eval_at_start and not journal.started:
+        journal.step(0, _evaluation(assembly, 0))
+    while step < train.steps and stop.received is None and not journal.ended:
+        step += 1
+        _train_step(assembly, learner, stream, journal, step)
+        due = step % train.save_every == 0 or journal.best_step == step
+        if due or (train.keep_every and step % train.keep_every == 0):
+            _save(assembly.config, learner, stream, journal, step)
+            saved = step
+    if saved < step:
+        _save(assembly.config, learner, stream, journal, step)
+    if step < train.steps and journal.ended:
+        journal.report(f"ended after step {step}: {journal.ended}")
+    return step
+
+
+def _save(
+    config: Config, learner: Learner, stream: TaskStream, journal: Journal, step: int
+) -> None:
+    out = journal.writer.path
+    save_checkpoint(
         out / "checkpoints",
         step,
         model=learner.model,
         source=config.policy.model,
         learner=learner,
-        extra={"position": position},
+        extra={"position": stream.position, "trackers": journal.tracker_ids},
     )
-    point_to(out / "final", saved)
-    prune(out / "checkpoints", config.train.keep_checkpoints)
+    _tidy(config, out, step, journal)
+
+
+def _tidy(config: Config, out: Path, step: int, journal: Journal) -> None:
+    """Point to the last and the best checkpoint, and remove those that need not be kept."""
+    folder, best, every = out / "checkpoints", journal.best_step, config.train.keep_every
+    point_to(out / "final", step_path(folder, step))
+    if best is not None and not find_problem(step_path(folder, best)):
+        point_to(out / "best", step_path(folder, best))
+    else:
+        (out / "best").unlink(missing_ok=True)
+    forever = range(every, step + 1, every) if every else ()
+    prune(folder, config.train.keep_checkpoints, [*forever, *([best] if best else [])])
 
 
 def _train_step(
     assembly: Assembly,
     learner: Learner,
     stream: TaskStream,
-    writer: RunWriter,
+    journal: Journal,
     step: int,
-    report: Callable[[str], None],
 ) -> None:
     """One optimizer step: sample with the weights of step - 1, update, write everything."""
     config = assembly.config
@@ -130,29 +242,37 @@ def _train_step(
     batch = select(groups, config.selection)
     sampled = time.perf_counter()
     # Before the update: what it fails on should be there to be looked at.
-    writer.rollouts(step, groups, batch)
+    journal.writer.rollouts(step, groups, batch)
     remark = check_failures(groups, config.rollout.max_failed_share, f"step {step}")
     for name, text in (("failed_episodes", remark), *stream.skipped()):
         if text:
-            writer.event(name, text)
+            journal.event(name, text, step)
     numbers = rollout_metrics(groups) | selection_metrics(groups, batch)
+    numbers |= shares(numbers)
     if batch.samples:
         stats = learner.update(batch, config.policy.temperature)
         numbers |= {f"train_{k}": v for k, v in asdict(stats).items() if k != "step"}
     else:
-        writer.event("empty_step", f"step {step}: no group survived the filters; no update")
+        text = f"step {step}: no group survived the filters; no update"
+        journal.event("empty_step", text, step)
     numbers["sample_s"] = sampled - began
     numbers["update_s"] = time.perf_counter() - sampled
     if config.train.eval_every and step % config.train.eval_every == 0:
-        policy.set_version(step)
-        numbers |= _eval_metrics(evaluate_now(assembly))
-    writer.metrics(step, numbers | assembly.stats())
-    report(
+        numbers |= _evaluation(assembly, step)
+    journal.step(step, numbers | assembly.stats())
+    journal.report(
         f"step {step}/{config.train.steps}  reward {numbers['reward']:.3f}  "
         f"accuracy {numbers['accuracy']:.3f}  tool calls {numbers['tool_calls']:.2f}  "
         f"kept {len(batch.samples)}/{batch.num_generated}  "
         f"{numbers['sample_s'] + numbers['update_s']:.1f} s"
     )
+
+
+def _evaluation(assembly: Assembly, step: int) -> dict[str, float]:
+    """Return the held-out result with the weights after ``step``."""
+    policy: Any = assembly.harness.policy
+    policy.set_version(step)
+    return _eval_metrics(evaluate_now(assembly))
 
 
 def _eval_metrics(result: EvalResult) -> dict[str, float]:

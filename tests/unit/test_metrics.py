@@ -53,7 +53,7 @@ def test_accuracy_is_told_with_and_without_the_tool() -> None:
         group("d", episode("d", 0, None, tool=False)),
     ]
     numbers = rollout_metrics(groups)
-    # With the tool: a0 right, a1 wrong, c0 right (a3 is not graded). Without: a2 right, b0, b1 wrong.
+    # With the tool: a0, c0 right, a1 wrong; a3 is not graded. Without: a2 right, b0, b1 wrong.
     assert numbers["correct_with_tool"] == 2 / 3
     assert numbers["correct_without_tool"] == 1 / 3
     # a0, a1, a3 and c0 of nine call.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -128,6 +128,7 @@ def test_numbers_that_are_missing_leave_alarms_as_they_are() -> None:
     assert seen.summary()["mismatch_high"].endswith("still on")
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from(sorted(SICK)), max_size=12), st.integers(0, 40))
 def test_a_replayed_history_goes_on_as_if_never_stopped(names: list[AlarmName], cut: int) -> None:
     lines = [HEALTHY | SICK[name] for name in names for _ in range(4)]

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from pyvision_rl.config import TrainConfig
 from pyvision_rl.errors import CheckpointError
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.train.learner import Learner
@@ -204,6 +205,25 @@ def prune(folder: Path, keep: int, protect: Iterable[int] = ()) -> None:
     for path in whole[: max(0, len(whole) - keep)]:
         if path not in safe:
             _remove(path)
+
+
+def arrange(run: Path, step: int, config: TrainConfig, best: int | None) -> None:
+    """Point to the last and the best checkpoint of a run, and remove what need not be kept.
+
+    Args:
+        run: The run folder.
+        step: Of the last checkpoint.
+        config: Says what is kept.
+        best: Step of the best evaluation; its checkpoint, if it is still there, is ``run/best``.
+    """
+    folder, every = run / "checkpoints", config.keep_every
+    point_to(run / "final", step_path(folder, step))
+    if best is not None and not find_problem(step_path(folder, best)):
+        point_to(run / "best", step_path(folder, best))
+    else:
+        (run / "best").unlink(missing_ok=True)
+    forever = range(every, step + 1, every) if every else ()
+    prune(folder, config.keep_checkpoints, [*forever, *([best] if best else [])])
 
 
 def drop_after(folder: Path, step: int) -> None:

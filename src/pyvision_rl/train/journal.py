@@ -15,12 +15,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pyvision_rl.config import Config
-from pyvision_rl.errors import RunError
+from pyvision_rl.errors import PVRLError, RunError
 from pyvision_rl.runs import RunReader, RunWriter
-from pyvision_rl.train.watch import Alarm, Watch
+from pyvision_rl.train.checkpoints import latest_checkpoint
 
 if TYPE_CHECKING:
     from pyvision_rl.tracking.base import Trackers
+    from pyvision_rl.train.watch import Alarm
 
 
 class Journal:
@@ -41,6 +42,9 @@ class Journal:
             report: Receives a line for people now and then.
             tracker_ids: ``tracker_ids`` of the journal that noted those steps.
         """
+        # It only looks on: a run can be read without it.
+        from pyvision_rl.train.watch import Watch
+
         self.writer = writer
         self.report = report
         self._train = config.train
@@ -114,7 +118,9 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the trackers, and sum up."""
+        """Note what ended the run, close the trackers, and sum up."""
+        if isinstance(error, PVRLError):
+            self._failed(error)
         if self._trackers:
             self._trackers.close()
             for name, count in self._trackers.failures.items():
@@ -124,6 +130,19 @@ class Journal:
                 self.report(f"tracker {name}: {count} calls failed; metrics.jsonl has everything")
         for name, history in self.alarms().items():
             self.report(f"alarm {name}: {history}")
+
+    def _failed(self, error: PVRLError) -> None:
+        """Note an error, and add to it what can be gone on from."""
+        # The disk may be what failed.
+        with suppress(RunError):
+            self.event("failed", str(error), self.last_step + 1)
+        out = self.writer.path
+        latest = latest_checkpoint(out / "checkpoints")
+        error.add_note(
+            f"{latest} is whole; go on with: pvrl rl --resume {out}"
+            if latest
+            else "no checkpoint was saved before"
+        )
 
     def _take(self, line: Mapping[str, Any]) -> list[Alarm]:
         self.last_step = line["step"]

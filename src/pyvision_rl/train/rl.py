@@ -9,15 +9,14 @@ stale. A resumed run continues bit-identically under the lockstep schedule.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config
-from pyvision_rl.errors import CheckpointError, ConfigError, PVRLError, RunError
+from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.evaluate import EvalResult, evaluate_now
 from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics, shares
 from pyvision_rl.rollout import derive_seed
@@ -25,17 +24,13 @@ from pyvision_rl.runs import RunWriter
 from pyvision_rl.selection import select
 from pyvision_rl.train.checkpoints import (
     Checkpoint,
+    arrange,
     drop_after,
-    find_problem,
     has_checkpoints,
-    latest_checkpoint,
-    point_to,
-    prune,
     restore_rng,
     resume_from,
     save_checkpoint,
     seed_rng,
-    step_path,
 )
 from pyvision_rl.train.collecting import TaskStream, collect
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
@@ -89,14 +84,13 @@ def run_rl(
             RunWriter(out, config, "rl", None if resume is None else begun) as writer,
             Journal(config, writer, report, ids) as journal,
             StopSignal() as stop,
-            _noting_failure(journal),
         ):
             for text in damaged:
                 journal.event("damaged_checkpoint", text)
                 report(text)
             drop_after(out / "checkpoints", begun)
             if start:
-                _tidy(config, out, begun, journal)
+                arrange(out, begun, config.train, journal.best_step)
             step = _loop(assembly, learner, stream, journal, begun, stop)
     if stop.received and step < config.train.steps and not journal.ended:
         raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")
@@ -154,25 +148,6 @@ def _parts(assembly: Assembly, start: Checkpoint | None) -> tuple[Learner, TaskS
     return learner, stream
 
 
-@contextmanager
-def _noting_failure(journal: Journal) -> Iterator[None]:
-    """Note what ends the run, and add to the error what can be gone on from."""
-    try:
-        yield
-    except PVRLError as error:
-        out = journal.writer.path
-        # The disk may be what failed.
-        with suppress(RunError):
-            journal.event("failed", str(error), journal.last_step + 1)
-        latest = latest_checkpoint(out / "checkpoints")
-        error.add_note(
-            f"{latest} is whole; go on with: pvrl rl --resume {out}"
-            if latest
-            else "no checkpoint was saved before"
-        )
-        raise
-
-
 def _loop(
     assembly: Assembly,
     learner: Learner,
@@ -211,19 +186,7 @@ def _save(
         learner=learner,
         extra={"position": stream.position, "trackers": journal.tracker_ids},
     )
-    _tidy(config, out, step, journal)
-
-
-def _tidy(config: Config, out: Path, step: int, journal: Journal) -> None:
-    """Point to the last and the best checkpoint, and remove those that need not be kept."""
-    folder, best, every = out / "checkpoints", journal.best_step, config.train.keep_every
-    point_to(out / "final", step_path(folder, step))
-    if best is not None and not find_problem(step_path(folder, best)):
-        point_to(out / "best", step_path(folder, best))
-    else:
-        (out / "best").unlink(missing_ok=True)
-    forever = range(every, step + 1, every) if every else ()
-    prune(folder, config.train.keep_checkpoints, [*forever, *([best] if best else [])])
+    arrange(out, step, config.train, journal.best_step)
 
 
 def _train_step(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,6 +16,7 @@ from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.sandbox.base import SandboxLimits, Session
 from pyvision_rl.sandbox.pool import ZygoteSandbox
+from pyvision_rl.tracking.base import Tracked
 from pyvision_rl.types import (
     Completion,
     Execution,
@@ -102,3 +105,48 @@ class Unreachable:
 
     async def close(self) -> None:
         pass
+
+
+class FileTracker:
+    """A tracker whose server is a file beside the run folder: one line per step it did not have."""
+
+    package = ""
+
+    def __init__(self, run: Tracked) -> None:
+        self.run_id = run.run_id or f"{run.project}-{run.name}"
+        self._file = run.folder.with_name(f"{self.run_id}.tracked")
+
+    def log(self, step: int, values: Mapping[str, float], time: float) -> None:
+        with self._file.open("a+") as file:
+            file.seek(0)
+            if step not in [json.loads(line)["step"] for line in file]:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def close(self) -> None:
+        pass
+
+
+class BrokenTracker:
+    """A tracker whose server is gone."""
+
+    package = ""
+
+    def __init__(self, run: Tracked) -> None:
+        self.run_id = "lost"
+
+    def log(self, step: int, values: Mapping[str, float], time: float) -> None:
+        raise ConnectionError("the server is gone")
+
+    def close(self) -> None:
+        raise ConnectionError("the server is gone")
+
+
+class SlowGrader:
+    """Never ready: a step that waits for it ends only by force."""
+
+    def __init__(self, config: RewardsConfig) -> None:
+        pass
+
+    async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
+        await asyncio.sleep(3600)
+        return Grade(0.0, False, "late")

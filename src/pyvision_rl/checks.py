@@ -39,6 +39,7 @@ from pyvision_rl.sources import data_sources
 from pyvision_rl.tasks.base import Scripted, TaskSet
 from pyvision_rl.tasks.jsonl import scan
 from pyvision_rl.tasks.sources import sources_of
+from pyvision_rl.tracking.base import check_trackers
 from pyvision_rl.types import (
     Completion,
     EndReason,
@@ -72,6 +73,8 @@ def check_config(config: Config) -> list[Finding]:
         try_check("[rewards]", partial(_rewards_detail, config)),
         try_check("[selection]", partial(_filters_detail, config.selection)),
     ]
+    if config.run.trackers:
+        findings.append(try_check("[run]", lambda: _trackers_detail(config)))
     for index, stage in enumerate(config.sft.stages):
         where = f"[[sft.stages]] {index} {stage.name!r}"
         findings.append(try_check(where, partial(_stage_detail, config, index)))
@@ -250,6 +253,11 @@ def _rewards_detail(config: Config) -> str:
 def _filters_detail(config: SelectionConfig) -> str:
     check_filters(config)
     return ", ".join(config.filters)
+
+
+def _trackers_detail(config: Config) -> str:
+    check_trackers(config.run.trackers)
+    return ", ".join(config.run.trackers)
 
 
 def _stage_detail(config: Config, index: int) -> str:

@@ -6,16 +6,21 @@ In: graded groups and the batch selected from them. Out: flat name -> number map
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pyvision_rl.errors import TrainError
-from pyvision_rl.types import Batch, EndReason, ExecStatus, Group, Trajectory
+from pyvision_rl.types import Batch, EndReason, ExecStatus, Group, Malformed, Trajectory
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Return the numbers of a set of graded groups: means over trajectories."""
+    """Return the numbers of a set of graded groups: means over trajectories.
+
+    What nothing was measured for, such as the accuracy of episodes with a tool call where none has
+    one, is left out.
+    """
     trajectories = [t for g in groups for t in g.trajectories]
     graded = [t.reward for t in trajectories if t.reward is not None]
+    turns = [turn for t in trajectories for turn in t.turns]
     numbers = {
         "trajectories": float(len(trajectories)),
         "graded": float(len(graded)),
@@ -24,11 +29,15 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "tool_calls": _mean(t.num_tool_calls for t in trajectories),
         "executions": _mean(t.num_executions for t in trajectories),
         "tool_share": _mean(t.num_tool_calls > 0 for t in trajectories),
+        "zero_tool_share": _mean(t.num_tool_calls == 0 for t in trajectories),
         "sampled_tokens": _mean(t.num_sampled_tokens for t in trajectories),
+        "turns": _mean(len(t.turns) for t in trajectories),
+        "malformed_share": _mean(isinstance(turn.action, Malformed) for turn in turns),
         "images": _mean(len(t.media) for t in trajectories),
         # A run in which a time limit was hit may differ from its repetition.
         "time_limits": float(sum(_hit_time_limit(t) for t in trajectories)),
     }
+    numbers |= _by_tool_use(trajectories) | _uniform(groups)
     for end in EndReason:
         numbers[f"end_{end}"] = _mean(t.end is end for t in trajectories)
     for part in sorted({name for r in graded for name in r.parts}):
@@ -72,6 +81,26 @@ def selection_metrics(
     return numbers | {f"dropped_{k}": float(v) for k, v in batch.dropped.items()}
 
 
+def shares(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Return the parts of what entered selection that were kept and dropped, by filter.
+
+    Args:
+        numbers: Those of ``selection_metrics``. Of what was kept, also the share that is correct
+            and yet has a negative advantage.
+    """
+    dropped = {k: v for k, v in numbers.items() if k.startswith("dropped_")}
+    kept, wronged = numbers["kept"], numbers["correct_negative_advantage"]
+    entered = kept + sum(dropped.values())
+    found = {
+        "kept_share": kept / entered if entered else 0.0,
+        "correct_negative_advantage_share": wronged / kept if kept else 0.0,
+    }
+    return found | {
+        f"drop_share_{name.removeprefix('dropped_')}": value / entered
+        for name, value in dropped.items()
+    }
+
+
 def check_failures(groups: Sequence[Group], most: float, where: str) -> str:
     """Return a remark on the episodes that we failed to run, or "" when there are none.
 
@@ -86,6 +115,26 @@ def check_failures(groups: Sequence[Group], most: float, where: str) -> str:
     if len(failed) > most * len(episodes):
         raise TrainError(f"{remark} (rollout.max_failed_share = {most})")
     return remark
+
+
+def _by_tool_use(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return the accuracy of graded episodes with a tool call, and of those without one."""
+    found = {}
+    for name, wanted in (("correct_with_tool", True), ("correct_without_tool", False)):
+        rewards = [t.reward for t in trajectories if t.reward and (t.num_tool_calls > 0) is wanted]
+        if rewards:
+            found[name] = _mean(r.correct for r in rewards)
+    return found
+
+
+def _uniform(groups: Sequence[Group]) -> dict[str, float]:
+    """Return the shares of groups whose graded members are all right, and all wrong."""
+    graded = [[t.reward.correct for t in g.trajectories if t.reward] for g in groups]
+    judged = [right for right in graded if right]
+    return {
+        "groups_all_right": _mean(all(right) for right in judged),
+        "groups_all_wrong": _mean(not any(right) for right in judged),
+    }
 
 
 def _hit_time_limit(trajectory: Trajectory) -> int:

@@ -27,6 +27,9 @@ EXTRAS = {
     "peft": "lora",
     "pyarrow": "data",
     "sklearn": "demo",
+    "tensorboard": "track",
+    "trackio": "track",
+    "wandb": "track",
 }
 """Optional package -> the extra of ours that installs it."""
 

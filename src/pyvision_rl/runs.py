@@ -15,12 +15,11 @@ that was cut is reported and skipped. Holds no secrets and nothing from the envi
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -41,6 +40,7 @@ from pyvision_rl.runs_codec import (
     media_of,
     number,
 )
+from pyvision_rl.runs_files import TEMPORARY, append, line_of, read_lines, replace_file, writing
 from pyvision_rl.types import Batch, Group, Media, Task, Trajectory
 
 Graded: TypeAlias = Group | SavedRollout | tuple[Task, Trajectory, float | None, str | None]
@@ -50,7 +50,6 @@ CARRIED = "carried"
 """Reason of a trajectory that was left to the next step; it is written again with that one."""
 
 _PACKAGES = ("pyvision-rl", "torch", "transformers", "numpy", "pillow")
-_TEMPORARY = ".part"
 
 
 class RunWriter:
@@ -71,7 +70,7 @@ class RunWriter:
             path: The run folder; must not exist or be empty, unless resumed.
             config: The resolved config; its ``run`` section says what is kept.
             verb: What the run does: rl, sft, rollout, eval.
-            resume_step: Everything written for later steps is removed; 0 keeps no step.
+            resume_step: Everything written for later steps is removed.
             command: How to say it on a command line; None takes this process's own.
 
         Raises:
@@ -94,19 +93,24 @@ class RunWriter:
         info = replace(info, config=config.model_dump(mode="json"), versions=_versions())
         for folder in ("", "rollouts", "media", "checkpoints"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
-        _replace(self.path / "run.json", [json.dumps(encode_info(info, SCHEMA), indent=1)])
+        replace_file(self.path / "run.json", [json.dumps(encode_info(info, SCHEMA), indent=1)])
         self._metrics: BinaryIO = (self.path / "metrics.jsonl").open("ab", buffering=0)
         self._events: BinaryIO = (self.path / "events.jsonl").open("ab", buffering=0)
 
     def metrics(self, step: int, values: Mapping[str, float | int | str]) -> None:
-        """Append one line of numbers; it is in the file when this returns."""
+        """Append one line of numbers; it is in the file when this returns.
+
+        Raises:
+            RunError: The disk refuses; the file is as it was before.
+        """
         line: dict[str, float | str] = {"step": step, "time": round(time.time(), 3)}
         line.update((k, v if isinstance(v, str) else number(v)) for k, v in values.items())
-        self._metrics.write(_line(line))
+        append(self._metrics, line_of(line))
 
-    def event(self, name: str, text: str) -> None:
-        """Append a warning or remark."""
-        self._events.write(_line({"time": round(time.time(), 3), "name": name, "text": text}))
+    def event(self, name: str, text: str, step: int | None = None) -> None:
+        """Append a warning or remark; one that belongs to a step goes when the step is undone."""
+        line = {"time": round(time.time(), 3), "name": name, "text": text}
+        append(self._events, line_of(line if step is None else {"step": step} | line))
 
     def rollouts(
         self,
@@ -126,6 +130,9 @@ class RunWriter:
 
         Returns:
             The file, or None when ``config.run.rollouts`` is "none".
+
+        Raises:
+            RunError: The disk refuses.
         """
         keep = self._config.run.rollouts
         if keep == "none":
@@ -138,12 +145,14 @@ class RunWriter:
         if write_media:
             # Images first: a rollouts file that is there names only images that are there.
             images = {m.sha256: m for s in saved for m in media_of(s)}
-            for media in images.values():
-                if media.kind == "image" and media.source is not None:
-                    write_png(media, self.path / "media")
+            folder = self.path / "media"
+            with writing(folder):
+                for media in images.values():
+                    if media.kind == "image" and media.source is not None:
+                        write_png(media, folder)
         file = self.path / "rollouts" / f"step_{step:06d}.jsonl"
         tokens = self._config.run.logprobs
-        _replace(file, (json.dumps(encode(s, tokens=tokens)) for s in saved))
+        replace_file(file, (json.dumps(encode(s, tokens=tokens)) for s in saved))
         return file
 
     def close(self) -> None:
@@ -216,7 +225,7 @@ class RunReader:
         return {**sizes, "total": sum(sizes.values())}
 
     def _lines(self, file: Path) -> Iterator[dict[str, Any]]:
-        return _read_lines(file, self.problems) if file.exists() else iter(())
+        return read_lines(file, self.problems) if file.exists() else iter(())
 
 
 def read_rollouts(
@@ -243,7 +252,7 @@ def read_rollouts(
             found[bare.sha256] = saved_media(bare.sha256, *size, folder) if there else bare
         return found[bare.sha256]
 
-    for index, line in enumerate(_read_lines(file, [] if problems is None else problems), 1):
+    for index, line in enumerate(read_lines(file, [] if problems is None else problems), 1):
         try:
             yield decode(line, find)
         except (KeyError, TypeError, ValueError) as error:
@@ -321,7 +330,7 @@ def _refuse_foreign(path: Path) -> None:
         raise RunError(f"{path} is a file; a run needs a folder")
     if (path / "run.json").exists():
         raise RunError(f"{path} already holds a run; resume it, or choose another folder")
-    others = [f for f in path.rglob("*") if f.is_file() and f.suffix != _TEMPORARY]
+    others = [f for f in path.rglob("*") if f.is_file() and f.suffix != TEMPORARY]
     if others:
         raise RunError(f"{path} is not empty (it holds {others[0].name}); choose a new folder")
 
@@ -330,52 +339,20 @@ def _cut(path: Path, step: int) -> None:
     """Remove what was written after ``step``, half lines and temporary files."""
     metrics, events = path / "metrics.jsonl", path / "events.jsonl"
     if metrics.exists():
-        _replace(metrics, [json.dumps(m) for m in _read_lines(metrics, []) if m["step"] <= step])
+        replace_file(metrics, [json.dumps(m) for m in read_lines(metrics, []) if m["step"] <= step])
     if events.exists():
-        _replace(events, [json.dumps(e) for e in _read_lines(events, [])])
+        kept = (e for e in read_lines(events, []) if e.get("step", step) <= step)
+        replace_file(events, [json.dumps(e) for e in kept])
     for file in (path / "rollouts").glob("step_*.jsonl"):
         if _step(file) > step:
             file.unlink()
     for folder in (path, path / "rollouts", path / "media"):
-        for file in folder.glob(f"*{_TEMPORARY}"):
+        for file in folder.glob(f"*{TEMPORARY}"):
             file.unlink()
 
 
 def _step(file: Path) -> int:
     return int(file.stem.removeprefix("step_"))
-
-
-def _line(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values).encode() + b"\n"
-
-
-def _replace(file: Path, lines: Iterable[str]) -> None:
-    """Write a file as a whole: readers see the old one or the new one, never a part."""
-    temporary = file.with_name(file.name + _TEMPORARY)
-    with temporary.open("w", encoding="utf-8") as out:
-        out.writelines(line + "\n" for line in lines)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(file)
-
-
-def _read_lines(file: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file; a last line without its end is named in ``problems``.
-
-    A cut line is never mistaken for a whole one: no proper beginning of a JSON object is JSON.
-    """
-    try:
-        with file.open("rb") as lines:
-            for index, raw in enumerate(lines, 1):
-                try:
-                    yield json.loads(raw)
-                except ValueError as error:
-                    if raw.endswith(b"\n"):
-                        raise RunError(f"{file}, line {index}: not JSON ({error})") from error
-                    problem = f"{file.name}, line {index}: cut short, skipped"
-                    problems.extend([problem] if problem not in problems else [])
-    except OSError as error:
-        raise RunError(f"cannot read {file}: {error}") from error
 
 
 def _number(value: Any) -> Any:

@@ -30,6 +30,7 @@ def unit_of(module: str) -> str:
         "checks_sandbox": "checks",
         "checks_sft": "checks",
         "runs_codec": "runs",
+        "runs_files": "runs",
         "sft_format": "conversations",
     }
     return parts.get(first, first)

@@ -28,7 +28,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "testing",
     ),
     # Siblings: never each other.
-    ("prompts", "parsing", "rendering", "tasks", "rewards", "sandbox", "policy", "advantages"),
+    (
+        *("prompts", "parsing", "rendering", "tasks", "rewards", "sandbox", "policy"),
+        *("advantages", "tracking"),
+    ),
     # Siblings: never each other.
     ("rollout", "selection", "runs"),
     # Each may import those before it.

@@ -71,3 +71,25 @@ def test_a_signal_saves_and_prints_the_resume_command(
     _, said = again.communicate(timeout=120)
     assert again.returncode == 0, said
     assert len(metrics.read_text().splitlines()) == steps + 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_a_second_signal_does_not_wait_for_the_step(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    make_tiny(tmp_path / "model")
+    endless = CONFIG.replace("ParityGrader", "SlowGrader").format(model=tmp_path / "model")
+    (tmp_path / "run.toml").write_text(endless)
+    process = pvrl("rl", str(tmp_path / "run.toml"), "--out", str(tmp_path / "out"))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "run.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    # The loop listens from the next moment on.
+    time.sleep(1)
+    process.send_signal(number)
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert f"{number.name}: stopping after this step; once more stops at once" in said
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said

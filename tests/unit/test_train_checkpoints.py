@@ -21,13 +21,14 @@ from pyvision_rl.train.batching import Example
 from pyvision_rl.train.checkpoints import (
     MANIFEST,
     drop_after,
-    find_checkpoint,
     find_problem,
+    has_checkpoints,
     latest_checkpoint,
     load_checkpoint,
     point_to,
     prune,
     restore_rng,
+    resume_from,
     save_checkpoint,
     step_path,
 )
@@ -168,14 +169,40 @@ def test_a_checkpoint_without_its_whole_manifest_is_refused(
 def test_the_latest_whole_checkpoint_is_found(saved: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     assert latest_checkpoint(folder) is None
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        find_checkpoint(tmp_path)
     for step in (2, 9, 1_000_000, 30):
         shutil.copytree(saved, step_path(folder, step))
     (step_path(folder, 1_000_000) / "trainer.pt").write_bytes(b"cut")
     (folder / "notes").mkdir()
-    assert find_checkpoint(tmp_path) == latest_checkpoint(folder) == step_path(folder, 30)
-    assert find_checkpoint(step_path(folder, 9)) == step_path(folder, 9)
+    assert latest_checkpoint(folder) == step_path(folder, 30)
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_both(
+    saved: Path, tmp_path: Path
+) -> None:
+    folder, warnings = tmp_path / "checkpoints", []
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        resume_from(tmp_path)
+    assert not has_checkpoints(tmp_path)
+    for step in (2, 9, 30):
+        shutil.copytree(saved, step_path(folder, step))
+    assert has_checkpoints(tmp_path)
+    assert resume_from(tmp_path, warnings.append).path == step_path(folder, 30)
+    assert warnings == []
+    weights = step_path(folder, 30) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    tokenizer = step_path(folder, 9) / "tokenizer.json"
+    # As long as before: only the sum tells.
+    tokenizer.write_bytes(b"x" + tokenizer.read_bytes()[1:])
+    assert resume_from(tmp_path, warnings.append).path == step_path(folder, 2)
+    assert len(warnings) == 2
+    for warning, step, file in zip(warnings, (30, 9), ("model", "tokenizer"), strict=True):
+        assert f"{step_path(folder, step)} is not a whole checkpoint: {file}" in warning
+        assert f"going on from {step_path(folder, 2)} instead" in warning
+    with pytest.raises(CheckpointError, match=r"step_000009 is not a whole"):
+        resume_from(step_path(folder, 9))
+    (step_path(folder, 2) / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=r"no whole checkpoint .*step_000030.*step_000009"):
+        resume_from(tmp_path)
 
 
 def test_a_save_that_was_killed_leaves_nothing_that_is_read_or_stays(
@@ -223,6 +250,11 @@ def test_pruning_keeps_the_latest_and_the_protected(saved: Path, tmp_path: Path)
     (step_path(tmp_path, 4) / "trainer.pt").write_bytes(b"cut")
     prune(tmp_path, 2, protect=[1])
     # A cut checkpoint does not count as one of the two kept.
+    assert [p.name[-1] for p in sorted(tmp_path.iterdir())] == ["1", "3", "4", "5"]
+    # What a removal that was killed leaves is no checkpoint to be looked at.
+    shutil.copytree(saved, step_path(tmp_path, 2))
+    (step_path(tmp_path, 2) / MANIFEST).unlink()
+    prune(tmp_path, 2, protect=[1])
     assert [p.name[-1] for p in sorted(tmp_path.iterdir())] == ["1", "3", "4", "5"]
     drop_after(tmp_path, 3)
     assert [p.name[-1] for p in sorted(tmp_path.iterdir())] == ["1", "3"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError, TaskError, TrainError
 from pyvision_rl.metrics import check_failures
-from pyvision_rl.runs import RunReader
+from pyvision_rl.rollout import derive_seed
+from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.train.interrupts import Interrupted
 from pyvision_rl.train.rl import run_rl
@@ -192,6 +194,91 @@ def test_evaluation_during_training_is_in_the_metrics(model: Path, tmp_path: Pat
     first, second = metrics(tmp_path / "run")
     assert "eval_accuracy" not in first
     assert {"eval_accuracy", "eval_accuracy_c0", "eval_tool_calls_c1"} <= second.keys()
+
+
+def test_curves_may_begin_before_the_first_step(model: Path, tmp_path: Path) -> None:
+    train = {"steps": 2, "eval_every": 2}
+    run_rl(config(model, train=train), tmp_path / "without")
+    run_rl(config(model, train=train | {"eval_at_start": True}), tmp_path / "with")
+    start, *steps = metrics(tmp_path / "with")
+    assert start["step"] == 0
+    assert {"eval_accuracy", "eval_tool_calls_c1"} <= start.keys()
+    assert "reward" not in start
+    assert steps == metrics(tmp_path / "without"), "looking changes nothing"
+
+
+def test_checkpoints_are_kept_for_good_for_the_best_and_the_latest(
+    model: Path, tmp_path: Path
+) -> None:
+    kept = {"steps": 5, "save_every": 1, "keep_checkpoints": 1, "keep_every": 2, "eval_every": 1}
+    # Every evaluation is as good as the first, which therefore stays the best.
+    out = tmp_path / "run"
+    result = run_rl(config(model, train=kept, eval={"temperature": 0.0}), out)
+    scores = [float(str(m["eval_accuracy"])) for m in metrics(out)]
+    best = scores.index(max(scores)) + 1
+    left = {int(p.name.removeprefix("step_")) for p in (out / "checkpoints").iterdir()}
+    assert left == {2, 4, 5, best}
+    assert result.best == out / "best"
+    assert (out / "best").resolve().name == f"step_{best:06d}"
+    assert (out / "final").resolve().name == "step_000005"
+
+
+def test_a_run_ends_early_when_evaluations_rise_no_more(model: Path, tmp_path: Path) -> None:
+    train = {"eval_every": 1, "patience": 1, "learning_rate": 1e-12, "steps": 9}
+    told: list[str] = []
+    out = tmp_path / "run"
+    result = run_rl(config(model, train=train), out, report=told.append)
+    # Weights that hardly change: the second evaluation is the first one again.
+    assert result.steps == 2
+    assert result.ended_early == (
+        "eval_accuracy has not risen in 1 evaluations since step 1 (train.patience = 1)"
+    )
+    assert f"ended after step 2: {result.ended_early}" in told
+    assert (out / "final").resolve().name == "step_000002"
+    again = run_rl(config(model, train=train), out, resume=out)
+    assert (again.steps, again.ended_early) == (2, result.ended_early)
+
+
+def test_the_seed_reaches_tasks_episodes_and_evaluation(model: Path, tmp_path: Path) -> None:
+    def run(seed: int, name: str) -> tuple[list[dict[str, object]], list[str], list[object]]:
+        chosen = config(model, train={"steps": 1, "eval_every": 1})
+        run_rl(chosen.model_copy(update={"seed": seed}), tmp_path / name)
+        saved = list(RunReader(tmp_path / name).trajectories(1))
+        tokens: list[object] = [s.trajectory.token_ids for s in saved]
+        return metrics(tmp_path / name), [s.task.id for s in saved], tokens
+
+    first, same, other = run(3, "first"), run(3, "same"), run(4, "other")
+    assert first == same
+    assert random.random() == random.Random(derive_seed(4, "generators")).random()
+    assert first[1] != other[1], "the order of tasks"
+    shared = set(zip(first[1], first[2], strict=True)) & set(zip(other[1], other[2], strict=True))
+    assert len(shared) < 6, "episodes of a task that both have drawn"
+    assert first[0][0]["eval_tool_calls"] is not None
+
+
+def test_alarms_of_a_real_run_are_in_its_result_and_its_folder(model: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    # Wrong whatever is answered: nothing to learn from.
+    hopeless = config(model, rewards={"name": "match"}, watch={"window": 2})
+    result = run_rl(hopeless, tmp_path / "run", report=told.append)
+    assert result.alarms == {"batch_too_hard": "raised at step 2, still on"}
+    alarms = [e for e in RunReader(tmp_path / "run").events() if e["name"] == "alarm"]
+    assert [(e["step"], e["text"][:16]) for e in alarms] == [(2, "batch_too_hard: ")]
+    assert told[-1] == "alarm batch_too_hard: raised at step 2, still on"
+    again = run_rl(hopeless, tmp_path / "run", resume=tmp_path / "run")
+    assert again.alarms == result.alarms
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(model: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_rl(config(model, train={"steps": 2}), whole)
+    with RunWriter(parts, config(model), verb="rl") as writer:
+        writer.metrics(1, {"reward": 9.0})
+        writer.event("empty_step", "of the life before", 1)
+    run_rl(config(model, train={"steps": 2}), parts, resume=parts)
+    assert metrics(parts) == metrics(whole)
+    assert weights(parts, 2) == weights(whole, 2)
+    assert RunReader(parts).events() == []
 
 
 def test_the_checkpoint_is_an_ordinary_hugging_face_directory(model: Path, tmp_path: Path) -> None:

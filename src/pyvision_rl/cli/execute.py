@@ -107,7 +107,8 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
                 error = missing(error, "this command")
             ours = isinstance(error, PVRLError)
             unexpected = f"{type(error).__name__}: {error} (--debug shows where)"
-            complain(str(error) if ours else unexpected)
+            said = str(error) if ours else unexpected
+            complain("; ".join([said, *getattr(error, "__notes__", [])]))
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
 
     return run

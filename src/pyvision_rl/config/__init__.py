@@ -34,6 +34,7 @@ from pyvision_rl.config.learning import (
 )
 from pyvision_rl.config.new_model import NewModelConfig, VisionConfig
 from pyvision_rl.config.synthesize import SynthesizeConfig
+from pyvision_rl.config.watch import WatchConfig
 
 __all__ = [
     "SCHEMA",
@@ -59,6 +60,7 @@ __all__ = [
     "TokenWeight",
     "TrainConfig",
     "VisionConfig",
+    "WatchConfig",
 ]
 
 
@@ -71,6 +73,12 @@ class RunConfig(Section):
     """Write the images of every k-th step (the first step always); 0 writes none."""
     logprobs: bool = True
     """Write token ids and log-probabilities with each trajectory."""
+    trackers: tuple[str, ...] = ()
+    """Where RL also sends its metrics: tensorboard, trackio, wandb, or ``package.module:Name``."""
+    project: str = "pyvision-rl"
+    """The trackers' name for what belongs together."""
+    run_name: str = ""
+    """The trackers' name for the run; empty takes the run folder's."""
 
 
 class Config(Section):
@@ -90,4 +98,5 @@ class Config(Section):
     probe: ProbeConfig = ProbeConfig()
     eval: EvalConfig = EvalConfig()
     run: RunConfig = RunConfig()
+    watch: WatchConfig = WatchConfig()
     new_model: NewModelConfig = NewModelConfig()

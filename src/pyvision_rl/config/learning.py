@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pyvision_rl.config.base import Section
 from pyvision_rl.config.episodes import TasksConfig
@@ -84,8 +84,26 @@ class TrainConfig(Section):
     """Of the learner's passes; the sampler keeps to ``policy.dtype``, so ratios start off 1."""
     save_every: int = Field(10, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
+    """The latest so many are kept."""
+    keep_every: int = Field(0, ge=0)
+    """RL also saves every k-th step, and keeps it for good; 0 does neither."""
     eval_every: int = Field(0, ge=0)
-    """Steps between held-out evaluations in RL; 0 evaluates only on request."""
+    """Steps between held-out evaluations in RL; 0 evaluates only on request. The best checkpoint
+    is kept too, as ``best``."""
+    eval_at_start: bool = False
+    """Evaluate before the first step of RL too, as step 0."""
+    best_metric: str = Field("eval_accuracy", pattern="^eval_.")
+    """The number of an evaluation that is compared; more is better."""
+    stop_at: float | None = None
+    """RL ends with the evaluation whose ``best_metric`` reaches this."""
+    patience: int = Field(0, ge=0)
+    """RL ends after so many evaluations in a row without a better ``best_metric``; 0 goes on."""
+
+    @model_validator(mode="after")
+    def _needs_evaluations(self) -> Self:
+        if (self.stop_at is not None or self.patience) and not self.eval_every:
+            raise ValueError("stop_at and patience judge evaluations: set eval_every")
+        return self
 
 
 class TokenWeight(Section):

@@ -15,19 +15,22 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import pickle
 import random
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
+from pyvision_rl.config import TrainConfig
 from pyvision_rl.errors import CheckpointError
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.train.learner import Learner
@@ -40,6 +43,7 @@ _NOT_TOKENIZER = re.compile(
     r".*\.(safetensors|bin|pt|pth|gguf|h5|msgpack|onnx|md)|.*\.index\.json|\..*"
     rf"|config\.json|generation_config\.json|{MANIFEST}"
 )
+_log = logging.getLogger(__name__)
 _TOKENIZER_PATTERNS = ["*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
 
 
@@ -103,7 +107,10 @@ def save_checkpoint(
         torch.save(state, temporary / _TRAINER)
         _write_manifest(temporary, step)
         _put_in_place(temporary, target)
-    except OSError as error:
+    # A full disk is an OSError, or what torch and safetensors make of it.
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # A half checkpoint would only keep a full disk full.
+        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"cannot save {target}: {error}") from error
     return target
 
@@ -131,18 +138,34 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that ``path`` means: itself, or the latest of a run folder.
+def resume_from(path: Path, warn: Callable[[str], None] = _log.warning) -> Checkpoint:
+    """Return the checkpoint that ``path`` means: itself, or the newest whole one of a run folder.
+
+    Args:
+        path: A ``step_...`` folder or a run folder.
+        warn: Receives a line for every checkpoint of the run that is newer and not whole.
 
     Raises:
         CheckpointError: There is none.
     """
     if (path / MANIFEST).exists() or _NAME.fullmatch(path.name):
-        return path
-    found = latest_checkpoint(path / "checkpoints")
-    if found is None:
-        raise CheckpointError(f"{path} holds no whole checkpoint to go on from")
-    return found
+        return load_checkpoint(path)
+    problems: list[str] = []
+    for candidate in reversed(_all(path / "checkpoints")):
+        try:
+            found = load_checkpoint(candidate)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            warn(f"{problem}; going on from {found.path} instead")
+        return found
+    raise CheckpointError("; ".join([f"{path} holds no whole checkpoint to go on from", *problems]))
+
+
+def has_checkpoints(run: Path) -> bool:
+    """Whether a run folder holds any checkpoint, whole or not."""
+    return bool(_all(run / "checkpoints"))
 
 
 def find_problem(path: Path, *, content: bool = False) -> str:
@@ -169,12 +192,38 @@ def find_problem(path: Path, *, content: bool = False) -> str:
 
 
 def prune(folder: Path, keep: int, protect: Iterable[int] = ()) -> None:
-    """Remove all but the ``keep`` latest whole checkpoints and those of the protected steps."""
+    """Remove all but the ``keep`` latest whole checkpoints and those of the protected steps.
+
+    What a removal that was killed left is removed too; a damaged checkpoint stays to be looked at.
+    """
     safe = {step_path(folder, step) for step in protect}
+    for path in _all(folder):
+        # No checkpoint comes into place without its manifest, and removing takes it first.
+        if not (path / MANIFEST).exists():
+            _remove(path)
     whole = [path for path in _all(folder) if not find_problem(path)]
     for path in whole[: max(0, len(whole) - keep)]:
         if path not in safe:
             _remove(path)
+
+
+def arrange(run: Path, step: int, config: TrainConfig, best: int | None) -> None:
+    """Point to the last and the best checkpoint of a run, and remove what need not be kept.
+
+    Args:
+        run: The run folder.
+        step: Of the last checkpoint.
+        config: Says what is kept.
+        best: Step of the best evaluation; its checkpoint, if it is still there, is ``run/best``.
+    """
+    folder, every = run / "checkpoints", config.keep_every
+    point_to(run / "final", step_path(folder, step))
+    if best is not None and not find_problem(step_path(folder, best)):
+        point_to(run / "best", step_path(folder, best))
+    else:
+        (run / "best").unlink(missing_ok=True)
+    forever = range(every, step + 1, every) if every else ()
+    prune(folder, config.keep_checkpoints, [*forever, *([best] if best else [])])
 
 
 def drop_after(folder: Path, step: int) -> None:
@@ -191,6 +240,16 @@ def point_to(link: Path, target: Path) -> Path:
     temporary.symlink_to(os.path.relpath(target, link.parent))
     temporary.replace(link)
     return link
+
+
+def seed_rng(seed: int) -> None:
+    """Seed the generators of ``random``, numpy and torch: for graders and networks that use them.
+
+    Episodes and tasks have seeds of their own.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def restore_rng(state: Mapping[str, Any]) -> None:

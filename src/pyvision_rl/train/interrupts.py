@@ -1,16 +1,19 @@
 """Stopping a long run between two steps.
 
 In: SIGINT (Ctrl-C) or SIGTERM. Out: a flag that a loop reads after each step, so that it can save
-and leave. A second signal stops at once, as if none of this were here. Saves and prints nothing.
+and leave. A second signal stops at once, as if none of this were here. Saves nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Self
 
+_log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -58,3 +61,7 @@ class StopSignal:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.received = number
         self._restore()
+        # The signal may have come while stderr was being written, which cannot be entered twice.
+        with suppress(RuntimeError):
+            name = signal.Signals(number).name
+            _log.warning("%s: stopping after this step; once more stops at once", name)

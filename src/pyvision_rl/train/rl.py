@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,40 @@ from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.evaluate import EvalResult, evaluate_now
-from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics
+from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics, shares
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.train.checkpoints import (
+    Checkpoint,
+    arrange,
     drop_after,
-    find_checkpoint,
-    load_checkpoint,
-    point_to,
-    prune,
+    has_checkpoints,
     restore_rng,
+    resume_from,
     save_checkpoint,
+    seed_rng,
 )
 from pyvision_rl.train.collecting import Collector
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
+from pyvision_rl.train.journal import Journal
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.task_stream import TaskStream
 
 
 @dataclass(frozen=True, slots=True)
 class RlResult:
-    """Where a finished (or stopped) RL run left its model."""
+    """Where a finished RL run left its model."""
 
     out: Path
     model: Path
     """Link to the last checkpoint: an ordinary Hugging Face directory."""
     steps: int
+    best: Path | None = None
+    """Link to the checkpoint whose evaluation was the best; None without evaluations."""
+    ended_early: str = ""
+    """Why, when it did."""
+    alarms: dict[str, str] = field(default_factory=dict)
+    """Alarm -> when it was raised and cleared."""
 
 
 def run_rl(
@@ -55,75 +63,140 @@ def run_rl(
 ) -> RlResult:
     """Run RL from ``policy.model``, or go on from the last checkpoint of ``resume``.
 
+    A run that was killed before its first checkpoint starts over.
+
     Raises:
-        ConfigError: The policy is not in-process, or greedy.
+        ConfigError: The policy is not in-process, or greedy; or a tracker is not there.
         CheckpointError: There is nothing whole to resume from, or it is not of an RL run.
         TrainError: Too many failed episodes; no usable group in a step with
             ``selection.on_short = "error"``; or a NaN.
+        RunError: The disk refuses.
         Interrupted: A signal stopped the run after a step (130 or 143); it can be resumed.
     """
-    if config.policy.temperature == 0:
-        raise ConfigError("policy.temperature = 0: greedy samples have no policy gradient")
-    checkpoint = load_checkpoint(find_checkpoint(resume)) if resume else None
-    if checkpoint and (checkpoint.learner is None or "position" not in checkpoint.extra):
-        raise CheckpointError(f"{checkpoint.path} is no checkpoint of an RL run")
-    step = checkpoint.step if checkpoint else 0
-    model = str(checkpoint.path) if checkpoint else config.policy.model
-    started = config.model_copy(
-        update={"policy": config.policy.model_copy(update={"model": model})}
-    )
-    with assemble(started) as assembly:
-        if assembly.model is None:
-            raise ConfigError('rl trains an in-process policy: set policy.name = "local"')
-        tasks, seed = build_tasks(config.tasks), derive_seed(config.seed, "tasks")
-        check = assembly.harness.prompts.prompt
-        count, caps = num_tasks(tasks, config.tasks), config.selection.max_per_round
-        stream = TaskStream(tasks, count, seed, check=check, max_per_round=caps)
-        collector = Collector(assembly, stream)
-        learner = Learner(assembly.model, config.train)
-        if checkpoint and checkpoint.learner:
-            learner.load_state_dict(checkpoint.learner)
-            restore_rng(checkpoint.rng)
-            collector.load_state_dict(checkpoint.extra)
-        going_on = step if checkpoint else None
+    _check(config)
+    damaged: list[str] = []
+    start = _checkpoint(resume, damaged.append)
+    begun = 0 if start is None else start.step
+    with assemble(_started(config, start)) as assembly:
+        learner, collector = _parts(assembly, start)
+        ids = start.extra.get("trackers", {}) if start else {}
         with (
-            RunWriter(out, config, verb="rl", resume_step=going_on) as writer,
+            RunWriter(out, config, "rl", None if resume is None else begun) as writer,
+            Journal(config, writer, report, ids) as journal,
             StopSignal() as stop,
         ):
-            drop_after(out / "checkpoints", step)
-            while step < config.train.steps and stop.received is None:
-                step += 1
-                _train_step(assembly, learner, collector, writer, step, report)
-                last = step == config.train.steps or stop.received is not None
-                if last or step % config.train.save_every == 0:
-                    _save(config, out, step, learner, collector.state_dict())
-    if stop.received and step < config.train.steps:
+            for text in damaged:
+                journal.event("damaged_checkpoint", text)
+                report(text)
+            drop_after(out / "checkpoints", begun)
+            if start:
+                arrange(out, begun, config.train, journal.best_step)
+            step = _loop(assembly, learner, collector, journal, begun, stop)
+    if stop.received and step < config.train.steps and not journal.ended:
         raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")
-    return RlResult(out, out / "final", step)
+    best = out / "best"
+    return RlResult(
+        out,
+        out / "final",
+        step,
+        best if best.exists() else None,
+        journal.ended if step < config.train.steps else "",
+        journal.alarms(),
+    )
+
+
+def _check(config: Config) -> None:
+    if config.policy.temperature == 0:
+        raise ConfigError("policy.temperature = 0: greedy samples have no policy gradient")
+    if config.run.trackers:
+        from pyvision_rl.tracking.base import check_trackers
+
+        check_trackers(config.run.trackers)
+
+
+def _checkpoint(resume: Path | None, warn: Callable[[str], None]) -> Checkpoint | None:
+    """Return what to go on from; None starts at step 0."""
+    # A run killed before its first save has nothing to lose by starting over.
+    if resume is None or ((resume / "run.json").exists() and not has_checkpoints(resume)):
+        return None
+    found = resume_from(resume, warn)
+    if found.learner is None or "position" not in found.extra:
+        raise CheckpointError(f"{found.path} is no checkpoint of an RL run")
+    return found
+
+
+def _started(config: Config, start: Checkpoint | None) -> Config:
+    """Return the config with the model to start from."""
+    model = str(start.path) if start else config.policy.model
+    return config.model_copy(update={"policy": config.policy.model_copy(update={"model": model})})
+
+
+def _parts(assembly: Assembly, start: Checkpoint | None) -> tuple[Learner, Collector]:
+    """Return learner and collector, in the state that the checkpoint holds."""
+    config = assembly.config
+    if assembly.model is None:
+        raise ConfigError('rl trains an in-process policy: set policy.name = "local"')
+    tasks, seed = build_tasks(config.tasks), derive_seed(config.seed, "tasks")
+    check = assembly.harness.prompts.prompt
+    count, caps = num_tasks(tasks, config.tasks), config.selection.max_per_round
+    stream = TaskStream(tasks, count, seed, check=check, max_per_round=caps)
+    collector = Collector(assembly, stream)
+    learner = Learner(assembly.model, config.train)
+    seed_rng(derive_seed(config.seed, "generators"))
+    if start and start.learner:
+        learner.load_state_dict(start.learner)
+        restore_rng(start.rng)
+        collector.load_state_dict(start.extra)
+    return learner, collector
+
+
+def _loop(
+    assembly: Assembly,
+    learner: Learner,
+    collector: Collector,
+    journal: Journal,
+    begun: int,
+    stop: StopSignal,
+) -> int:
+    """Make the steps after ``begun``, save when it is time to, and return the last step made."""
+    train, step, saved = assembly.config.train, begun, begun
+    if train.eval_at_start and not journal.started:
+        journal.step(0, _evaluation(assembly, 0))
+    while step < train.steps and stop.received is None and not journal.ended:
+        step += 1
+        _train_step(assembly, learner, collector, journal, step)
+        due = step % train.save_every == 0 or journal.best_step == step
+        if due or (train.keep_every and step % train.keep_every == 0):
+            _save(assembly.config, learner, collector, journal, step)
+            saved = step
+    if saved < step:
+        _save(assembly.config, learner, collector, journal, step)
+    if step < train.steps and journal.ended:
+        journal.report(f"ended after step {step}: {journal.ended}")
+    return step
 
 
 def _save(
-    config: Config, out: Path, step: int, learner: Learner, collected: dict[str, Any]
+    config: Config, learner: Learner, collector: Collector, journal: Journal, step: int
 ) -> None:
-    saved = save_checkpoint(
+    out = journal.writer.path
+    save_checkpoint(
         out / "checkpoints",
         step,
         model=learner.model,
         source=config.policy.model,
         learner=learner,
-        extra=collected,
+        extra={**collector.state_dict(), "trackers": journal.tracker_ids},
     )
-    point_to(out / "final", saved)
-    prune(out / "checkpoints", config.train.keep_checkpoints)
+    arrange(out, step, config.train, journal.best_step)
 
 
 def _train_step(
     assembly: Assembly,
     learner: Learner,
     collector: Collector,
-    writer: RunWriter,
+    journal: Journal,
     step: int,
-    report: Callable[[str], None],
 ) -> None:
     """One optimizer step: sample with the weights of step - 1, update, write everything."""
     config = assembly.config
@@ -134,30 +207,38 @@ def _train_step(
     groups, batch = collected.groups, collected.batch
     sampled = time.perf_counter()
     # Before the update: what it fails on should be there to be looked at.
-    writer.rollouts(step, (*groups, *collected.carried_in), batch)
+    journal.writer.rollouts(step, (*groups, *collected.carried_in), batch)
     remark = check_failures(groups, config.rollout.max_failed_share, f"step {step}")
     for name, text in (("failed_episodes", remark), *collector.skipped()):
         if text:
-            writer.event(name, text)
+            journal.event(name, text, step)
     collected.check()
     numbers = rollout_metrics(groups) | selection_metrics(groups, batch, collected.carried_in)
+    numbers |= shares(numbers)
     if batch.samples:
         stats = learner.update(batch, config.policy.temperature)
         numbers |= {f"train_{k}": v for k, v in asdict(stats).items() if k != "step"}
     else:
-        writer.event("empty_step", f"step {step}: no group survived the filters; no update")
+        text = f"step {step}: no group survived the filters; no update"
+        journal.event("empty_step", text, step)
     numbers["sample_s"] = sampled - began
     numbers["update_s"] = time.perf_counter() - sampled
     if config.train.eval_every and step % config.train.eval_every == 0:
-        policy.set_version(step)
-        numbers |= _eval_metrics(evaluate_now(assembly))
-    writer.metrics(step, numbers | assembly.stats())
-    report(
+        numbers |= _evaluation(assembly, step)
+    journal.step(step, numbers | assembly.stats())
+    journal.report(
         f"step {step}/{config.train.steps}  reward {numbers['reward']:.3f}  "
         f"accuracy {numbers['accuracy']:.3f}  tool calls {numbers['tool_calls']:.2f}  "
         f"kept {len(batch.samples)}/{batch.num_generated}  "
         f"{numbers['sample_s'] + numbers['update_s']:.1f} s"
     )
+
+
+def _evaluation(assembly: Assembly, step: int) -> dict[str, float]:
+    """Return the held-out result with the weights after ``step``."""
+    policy: Any = assembly.harness.policy
+    policy.set_version(step)
+    return _eval_metrics(evaluate_now(assembly))
 
 
 def _eval_metrics(result: EvalResult) -> dict[str, float]:

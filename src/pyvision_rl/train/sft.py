@@ -26,12 +26,11 @@ from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.train.checkpoints import (
     Checkpoint,
     drop_after,
-    find_checkpoint,
     find_problem,
-    load_checkpoint,
     point_to,
     prune,
     restore_rng,
+    resume_from,
     save_checkpoint,
     step_path,
 )
@@ -51,12 +50,15 @@ from pyvision_rl.types import EndReason, Trajectory
 
 _REPORT_EVERY = 25
 _MAY_DIFFER: dict[str, Any] = {
-    "train": {"save_every", "keep_checkpoints", "steps", "eval_every"},
+    "train": {
+        *("save_every", "keep_checkpoints", "keep_every", "steps"),
+        *("eval_every", "eval_at_start", "best_metric", "stop_at", "patience"),
+    },
     # The checkpoint holds the model; the others fit a run to its machine.
     "policy": {"model", "device", "threads", "max_batch"},
     "sandbox": {"wall_s", "grace_s", "memory_mb", "max_running"},
     "rollout": {"max_live_episodes", "max_failed_share"},
-    **dict.fromkeys(("selection", "eval", "run", "new_model", "synthesize"), True),
+    **dict.fromkeys(("selection", "eval", "run", "watch", "new_model", "synthesize"), True),
 }
 """Config keys that a resumed run may change: SFT does not read them, or the result is the same."""
 
@@ -85,7 +87,7 @@ def run_sft(
         Interrupted: A signal stopped the run after a step; it can be resumed.
     """
     check_stages(config)
-    start = None if resume is None else load_checkpoint(find_checkpoint(resume))
+    start = None if resume is None else resume_from(resume)
     _refuse_other_config(config, start)
     with (wire or wire_parts)(config, out, start) as parts:
         if start is not None:

@@ -1,0 +1,112 @@
+"""Runs that can be killed: a process that has imported everything forks one child per run.
+
+Started as ``python -m tests.killable``. In, on stdin: one JSON object per line with ``config``,
+``out`` and ``resume``. Out, on stdout: the child's process id, and at its end its wait status. A
+child is a process like any other; it only starts in a moment instead of in ten seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+ROOT = Path(__file__).parents[1]
+
+
+class Runner:
+    """Starts RL runs one at a time; a context manager."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.killable"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self,
+        config: dict[str, Any],
+        out: Path,
+        *,
+        resume: bool = False,
+        until: Callable[[int], bool] = lambda _: False,
+        number: int = 9,
+    ) -> int:
+        """Run until it ends by itself, or send a signal when ``until(pid)`` says so.
+
+        Returns:
+            The exit code; negative is the signal that ended it.
+        """
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        order = {"config": config, "out": str(out), "resume": resume}
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        pid = int(self._server.stdout.readline())
+        while _alive(pid):
+            if until(pid):
+                os.kill(pid, number)
+                break
+            time.sleep(0.0005)
+        return int(self._server.stdout.readline())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.stdout.close()
+        self._server.wait()
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process still runs; an ended one that nobody waited for is a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _serve() -> None:
+    """Fork one child per order."""
+    import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
+
+    import pyvision_rl.models.load  # noqa: F401
+    from pyvision_rl.config import Config
+    from pyvision_rl.train.rl import run_rl
+
+    for line in sys.stdin:
+        order = json.loads(line)
+        out = Path(order["out"])
+        child = os.fork()
+        if child == 0:
+            config = Config.model_validate(order["config"])
+            run_rl(config, out, resume=out if order["resume"] else None)
+            os._exit(0)
+        sys.stdout.write(f"{child}\n")
+        sys.stdout.flush()
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()

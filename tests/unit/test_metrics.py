@@ -1,0 +1,89 @@
+"""The numbers of a step, worked by hand."""
+
+from __future__ import annotations
+
+from pyvision_rl.metrics import rollout_metrics, selection_metrics, shares
+from pyvision_rl.types import (
+    Batch,
+    EndReason,
+    ExecStatus,
+    Execution,
+    GiveAnswer,
+    Gold,
+    Group,
+    Malformed,
+    Rejected,
+    Reward,
+    RunCode,
+    Scored,
+    StopReason,
+    Task,
+    TaskInput,
+    Trajectory,
+    Turn,
+)
+
+
+def episode(task: str, rollout: int, right: bool | None, *, tool: bool, bad: int = 0) -> Trajectory:
+    """One answer, after a call if ``tool`` and ``bad`` malformed turns."""
+    ran = Execution(ExecStatus.OK, "")
+    turns = [Turn("?", StopReason.END, Malformed("?"), 1)] * bad
+    turns += [Turn("c", StopReason.END, RunCode("1"), 1, execution=ran)] * tool
+    turns += [Turn("a", StopReason.END, GiveAnswer("1"), 1)]
+    reward = None if right is None else Reward({"accuracy": float(right)}, right)
+    return Trajectory(task, rollout, (), (), tuple(turns), EndReason.ANSWERED, "1", reward)
+
+
+def group(name: str, *episodes: Trajectory) -> Group:
+    advantages = tuple(0.0 for _ in episodes)
+    return Group(Task(TaskInput(name, "?"), Gold("1")), episodes, advantages)
+
+
+def test_accuracy_is_told_with_and_without_the_tool() -> None:
+    groups = [
+        group(
+            "a",
+            episode("a", 0, True, tool=True),
+            episode("a", 1, False, tool=True, bad=2),
+            episode("a", 2, True, tool=False),
+            episode("a", 3, None, tool=True),
+        ),
+        group("b", episode("b", 0, False, tool=False), episode("b", 1, False, tool=False)),
+        group("c", episode("c", 0, True, tool=True), episode("c", 1, None, tool=False)),
+        group("d", episode("d", 0, None, tool=False)),
+    ]
+    numbers = rollout_metrics(groups)
+    # With the tool: a0, c0 right, a1 wrong; a3 is not graded. Without: a2 right, b0, b1 wrong.
+    assert numbers["correct_with_tool"] == 2 / 3
+    assert numbers["correct_without_tool"] == 1 / 3
+    # a0, a1, a3 and c0 of nine call.
+    assert numbers["zero_tool_share"] == 5 / 9
+    # Of the graded groups a, b, c: c is all right, b all wrong.
+    assert numbers["groups_all_right"] == numbers["groups_all_wrong"] == 1 / 3
+    # Nine answers, four calls, two malformed turns.
+    assert numbers["turns"] == 15 / 9
+    assert numbers["malformed_share"] == 2 / 15
+
+
+def test_what_nothing_was_measured_for_is_left_out() -> None:
+    numbers = rollout_metrics([group("a", episode("a", 0, True, tool=False))])
+    assert numbers["correct_without_tool"] == 1.0
+    assert "correct_with_tool" not in numbers
+
+
+def test_shares_are_of_what_entered_selection() -> None:
+    one, two, three, four = (episode("a", i, i != 2, tool=False) for i in range(4))
+    kept = (Scored(one, 0.5), Scored(two, -0.25))
+    batch = Batch(kept, (Rejected(three, "zero_std"), Rejected(four, "surplus")))
+    numbers = selection_metrics([group("a", one, two, three, four)], batch)
+    assert shares(numbers) == {
+        "kept_share": 2 / 4,
+        # Two is correct and has a negative advantage.
+        "correct_negative_advantage_share": 1 / 2,
+        "drop_share_zero_std": 1 / 4,
+        "drop_share_surplus": 1 / 4,
+    }
+    assert shares(selection_metrics([], Batch(()))) == {
+        "kept_share": 0.0,
+        "correct_negative_advantage_share": 0.0,
+    }

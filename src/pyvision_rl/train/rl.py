@@ -19,6 +19,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.evaluate import EvalResult, evaluate_now
 from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics
+from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.selection import select
@@ -78,7 +79,7 @@ def run_rl(
         tasks, seed = build_tasks(config.tasks), derive_seed(config.seed, "tasks")
         check = assembly.harness.prompts.prompt
         stream = TaskStream(tasks, num_tasks(tasks, config.tasks), seed, check=check)
-        learner = Learner(assembly.model, config.train)
+        learner = _learner(config, assembly.model)
         if checkpoint and checkpoint.learner:
             learner.load_state_dict(checkpoint.learner)
             restore_rng(checkpoint.rng)
@@ -98,6 +99,17 @@ def run_rl(
     if stop.received and step < config.train.steps:
         raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")
     return RlResult(out, out / "final", step)
+
+
+def _learner(config: Config, model: VisionLanguageModel) -> Learner:
+    reference = None
+    if config.train.kl_coefficient:
+        from pyvision_rl.train.reference import load_reference
+
+        named = config.train.kl_reference
+        # A resumed run's policy is its checkpoint; the start is where the config says.
+        reference = load_reference(config.policy.model if named == "start" else named, model)
+    return Learner(model, config.train, seed=config.seed, reference=reference)
 
 
 def _save(config: Config, out: Path, step: int, learner: Learner, position: int) -> None:
@@ -138,7 +150,8 @@ def _train_step(
     numbers = rollout_metrics(groups) | selection_metrics(groups, batch)
     if batch.samples:
         stats = learner.update(batch, config.policy.temperature)
-        numbers |= {f"train_{k}": v for k, v in asdict(stats).items() if k != "step"}
+        known = {k: v for k, v in asdict(stats).items() if k != "step" and v is not None}
+        numbers |= {f"train_{k}": v for k, v in known.items()}
     else:
         writer.event("empty_step", f"step {step}: no group survived the filters; no update")
     numbers["sample_s"] = sampled - began

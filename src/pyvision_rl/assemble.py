@@ -21,7 +21,7 @@ from pyvision_rl.parsing import CODE_CLOSE
 from pyvision_rl.policy.base import Counted
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import resolve
-from pyvision_rl.rendering import CharsRenderer, load_renderer
+from pyvision_rl.rendering import load_renderer
 from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.rewards import build_rewarder, build_terms
 from pyvision_rl.rollout import Harness, run_groups
@@ -187,6 +187,8 @@ def _data_sources(config: Config) -> frozenset[str]:
 
 def _renderer(config: Config, model: VisionLanguageModel | None) -> Renderer:
     if not config.policy.model:
+        from pyvision_rl.rendering.chars import CharsRenderer
+
         return CharsRenderer()
     if model is None:
         from pyvision_rl.models.load import vision_spec

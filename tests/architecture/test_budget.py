@@ -29,6 +29,8 @@ CORE = (
     "models/base.py",
     "train/batching.py",
     "train/losses.py",
+    "train/objective.py",
+    "train/scoring.py",
     "train/learner.py",
     "train/collecting.py",
     "train/rl.py",

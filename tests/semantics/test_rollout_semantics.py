@@ -32,7 +32,7 @@ from pyvision_rl.media import image_media
 from pyvision_rl.parsing import CODE_CLOSE
 from pyvision_rl.policy.scripted import ScriptedPolicy
 from pyvision_rl.prompts import PromptBuilder
-from pyvision_rl.rendering import CharsRenderer
+from pyvision_rl.rendering.chars import CharsRenderer
 from pyvision_rl.rewards import build_rewarder
 from pyvision_rl.rollout import Harness, derive_seed, run_groups
 from pyvision_rl.sandbox.base import SandboxLimits

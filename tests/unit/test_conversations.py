@@ -21,7 +21,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.conversations import Conversation, render, spoken, turn_of
 from pyvision_rl.errors import ConfigError, RunError, TaskError
 from pyvision_rl.media import image_media
-from pyvision_rl.rendering import CharsRenderer
+from pyvision_rl.rendering.chars import CharsRenderer
 from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.sft_format import (
     read_conversations,

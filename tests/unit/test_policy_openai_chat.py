@@ -25,7 +25,7 @@ from pyvision_rl.errors import ConfigError, PolicyError
 from pyvision_rl.evaluate import run_eval
 from pyvision_rl.media import image_media
 from pyvision_rl.policy.openai_chat import OpenAIChatPolicy, with_stop
-from pyvision_rl.rendering import CharsRenderer
+from pyvision_rl.rendering.chars import CharsRenderer
 from pyvision_rl.runs import RunReader
 from pyvision_rl.show import render_run
 from pyvision_rl.testing.fake_openai import FakeOpenAI, Fault

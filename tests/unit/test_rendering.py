@@ -14,8 +14,9 @@ from tokenizers import AddedToken, normalizers
 
 from pyvision_rl.errors import ConfigError, RenderError
 from pyvision_rl.images import VisionSpec
-from pyvision_rl.rendering import CharsRenderer, QwenRenderer, load_renderer
+from pyvision_rl.rendering import QwenRenderer, load_renderer
 from pyvision_rl.rendering.base import Renderer
+from pyvision_rl.rendering.chars import CharsRenderer
 from pyvision_rl.rendering.chatml import ChatMLRenderer
 from pyvision_rl.types import (
     Completion,

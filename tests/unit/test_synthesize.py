@@ -14,7 +14,7 @@ from pyvision_rl.collect import run_rollout
 from pyvision_rl.config import Config, SynthesizeConfig
 from pyvision_rl.conversations import learnable
 from pyvision_rl.errors import ConfigError, RunError, TrainError
-from pyvision_rl.rendering import CharsRenderer
+from pyvision_rl.rendering.chars import CharsRenderer
 from pyvision_rl.runs import RunReader
 from pyvision_rl.synthesize import REASONS, run_synthesize, verdicts
 from pyvision_rl.tasks.needle import NeedleTasks

@@ -167,3 +167,10 @@ def test_nothing_packs_to_nothing() -> None:
     empty: list[MicroBatch] = pack([], TextOnly(), 10)  # type: ignore[arg-type]
     assert empty == []
     assert pack([Example(())], TextOnly(), 10) == []  # type: ignore[arg-type]
+
+
+def test_rows_per_micro_batch_can_be_bounded(model: VisionLanguageModel) -> None:
+    samples = [scored(told(50), wrote(*range(60, 60 + n))) for n in (3, 9, 5, 7, 4)]
+    packed = pack(samples, model, 10_000, 2)
+    assert [batch.rows for batch in packed] == [(1, 3), (2, 4), (0,)]
+    assert [batch.rows for batch in pack(samples, model, 10_000)] == [(1, 3, 2, 4, 0)]

@@ -50,6 +50,51 @@ def test_no_gradient_flows_where_the_clipped_term_is_taken() -> None:
     assert clipped_BT.tolist() == [[True, False, False], [False, True, False]]
 
 
+def test_dual_clip_bounds_the_loss_of_a_negative_advantage_only() -> None:
+    # low 0.2, high 0.3, dual 3; ratios below, inside, above, and beyond every bound.
+    # A = +2: -min(2 r, 2 clip(r)) = -0.4, -2.2, -2.6, -2.6: as without dual clip.
+    # A = -2: max(2 r, 2 clip(r)) = 1.6, 2.2, 3.0, 10.0; the last is bounded to 3 * 2 = 6.
+    log_ratio_BT = ratios([0.2, 1.1, 1.5, 5.0], [0.2, 1.1, 1.5, 5.0]).requires_grad_()
+    advantages_B = torch.tensor([2.0, -2.0])
+    bounds = {"clip_low": 0.2, "clip_high": 0.3, "dual_clip": 3.0}
+    loss_BT = losses.clipped_surrogate(log_ratio_BT, advantages_B, **bounds)
+    assert loss_BT.tolist() == [
+        pytest.approx([-0.4, -2.2, -2.6, -2.6], rel=1e-6),
+        pytest.approx([1.6, 2.2, 3.0, 6.0], rel=1e-6),
+    ]
+    loss_BT.sum().backward()
+    # -r A where no bound is taken, else 0.
+    assert log_ratio_BT.grad is not None
+    want = torch.tensor([[-0.4, -2.2, 0.0, 0.0], [0.0, 2.2, 3.0, 0.0]])
+    assert torch.allclose(log_ratio_BT.grad, want)
+    clipped_BT = losses.is_clipped(log_ratio_BT, advantages_B, **bounds)
+    assert clipped_BT.tolist() == [[False, False, True, True], [True, False, False, True]]
+
+
+def test_importance_weights_are_cut_at_the_cap_and_carry_no_gradient() -> None:
+    log_ratio_BT = ratios([0.5, 1.0, 1.9, 2.1, 7.0]).requires_grad_()
+    weights_BT = losses.importance_weights(log_ratio_BT, 2.0)
+    assert weights_BT[0].tolist() == pytest.approx([0.5, 1.0, 1.9, 2.0, 2.0])
+    assert not weights_BT.requires_grad
+
+
+def test_effective_share_is_one_for_equal_weights_and_small_where_one_outweighs() -> None:
+    # Weights 3, 1, 1, 1: (6)^2 / (4 * 12) = 0.75.
+    assert losses.effective_share(ratios([3.0, 1.0, 1.0, 1.0])[0]) == pytest.approx(0.75)
+    assert losses.effective_share(ratios([1.7, 1.7, 1.7])[0]) == pytest.approx(1.0)
+    assert losses.effective_share(ratios([1e6, 1.0, 1.0, 1.0])[0]) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_a_mean_of_micro_batches_weighs_them_alike() -> None:
+    # Micro-batches of losses 1, 2, 3 and 4 (9 is masked): (2 + 4) / 2 = 3; the token mean is 2.5.
+    kind = Normalizer("micro_batch_mean", num_rows=2, num_tokens=4, num_micro_batches=2)
+    three = losses.aggregate(torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 3).bool(), kind)
+    one = losses.aggregate(torch.tensor([[4.0, 9.0]]), torch.tensor([[True, False]]), kind)
+    assert float(three + one) == pytest.approx(3.0)
+    nothing = losses.aggregate(torch.tensor([[9.0]]), torch.tensor([[False]]), kind)
+    assert float(nothing) == 0.0
+
+
 def test_a_ratio_beyond_floating_point_leaves_loss_and_gradient_finite() -> None:
     logprobs_BT = torch.tensor([[-0.1], [-0.1], [-200.0]], requires_grad=True)
     old_BT = torch.tensor([[-200.0], [-200.0], [-0.1]])
@@ -98,8 +143,9 @@ def test_shares_of_micro_batches_add_up_to_the_whole_loss(
 def test_what_lies_outside_the_mask_never_reaches_the_loss() -> None:
     loss_BT = torch.tensor([[math.nan, 2.0, math.inf]])
     mask_BT = torch.tensor([[False, True, False]])
-    for kind in KINDS:
-        assert losses.aggregate(loss_BT, mask_BT, Normalizer(kind, 1, 1)).isfinite()
+    for kind in (*KINDS, "micro_batch_mean"):
+        normalizer = Normalizer(kind, 1, 1)  # type: ignore[arg-type]
+        assert losses.aggregate(loss_BT, mask_BT, normalizer).isfinite()
 
 
 def test_approx_kl_is_zero_without_change_and_positive_either_way() -> None:

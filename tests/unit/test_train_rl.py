@@ -140,6 +140,30 @@ def test_a_run_with_other_rules_of_selection_accounts_for_everything(
         assert float(str(numbers["kept"])) > 0
 
 
+def test_a_run_with_every_term_of_the_objective_resumes_bit_identically(
+    model: Path, tmp_path: Path
+) -> None:
+    # The reference of a resumed run is the model that the run began with, not its checkpoint.
+    terms = {
+        "minibatches": 2,
+        "epochs": 2,
+        "old_logprobs": "learner",
+        "tis_cap": 2.0,
+        "dual_clip": 3.0,
+        "kl_coefficient": 0.05,
+        "save_every": 1,
+    }
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_rl(config(model, train={**terms, "steps": 2}), whole)
+    run_rl(config(model, train={**terms, "steps": 1}), parts)
+    run_rl(config(model, train={**terms, "steps": 2}), parts, resume=parts)
+    assert metrics(parts) == metrics(whole)
+    assert weights(parts, 2) == weights(whole, 2)
+    first, second = metrics(whole)
+    assert first["train_num_optimizer_steps"] == second["train_num_optimizer_steps"] == 4
+    assert float(str(second["train_kl_reference"])) > 0.0
+
+
 def test_sampling_and_training_agree_on_log_probabilities(model: Path, tmp_path: Path) -> None:
     run_rl(config(model), tmp_path / "run")
     worst = max(float(str(m["train_mismatch"])) for m in metrics(tmp_path / "run"))

@@ -69,15 +69,41 @@ class TrainConfig(Section):
     steps: int = Field(100, gt=0)
     """RL steps (SFT counts its steps in its stages)."""
     micro_batch_tokens: int = Field(16384, gt=0)
-    """Padded tokens of one forward pass; micro-batches only bound memory, never the loss."""
+    """Padded tokens of one forward pass; micro-batches only bound memory, never the loss (but see
+    ``loss_norm``)."""
+    micro_batch_rows: int = Field(0, ge=0)
+    """Most trajectories of one forward pass; 0 bounds only their tokens."""
+    minibatches: int = Field(1, gt=0)
+    """Parts of a batch, whole groups each, that get an optimizer step of their own; which groups
+    share one is drawn by seed and step. Learning rates follow RL steps, not optimizer steps."""
+    epochs: int = Field(1, gt=0)
+    """Times that one RL step goes through its batch."""
+    old_logprobs: Literal["sampler", "learner"] = "sampler"
+    """Denominator of the ratio pi/pi_old. sampler: as recorded at sampling, so that the ratio also
+    corrects what the learner computes differently. learner: computed again before the first
+    optimizer step of each RL step, as the reference does."""
+    tis_cap: float = Field(0.0, ge=0)
+    """Truncated importance sampling: every token's clipped loss is weighed by
+    min(pi_learner/pi_sampler, tis_cap), both before the first optimizer step; 0 weighs all alike.
+    Needs ``old_logprobs = "learner"``: with the sampler's that ratio is in pi/pi_old already."""
     clip_low: float = Field(0.2, gt=0)
-    """Clips pi/pi_old to [1 - clip_low, 1 + clip_high]. RL makes one update per batch, so both act
+    """Clips pi/pi_old to [1 - clip_low, 1 + clip_high]. With one optimizer step per batch both act
     only where the sampler's log-probabilities differ from the learner's (``mixed_precision``)."""
     clip_high: float = Field(0.2, gt=0)
-    loss_norm: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
-    """token_mean is over the whole batch; constant is Dr. GRPO's."""
+    dual_clip: float = Field(0.0, ge=0)
+    """With a negative advantage A no token's loss is above -dual_clip * A; above 1, or 0 for no
+    bound (reference: 3)."""
+    loss_norm: Literal["token_mean", "sequence_mean", "constant", "micro_batch_mean"] = "token_mean"
+    """token_mean is over all that an optimizer step uses; constant is Dr. GRPO's. micro_batch_mean
+    (the reference) averages within micro-batches first: the only one whose loss depends on how
+    they are cut (``micro_batch_rows``, ``micro_batch_tokens``; they are cut by length)."""
     constant_tokens: float = Field(1024, gt=0)
     """The divisor per trajectory when ``loss_norm = "constant"``."""
+    kl_coefficient: float = Field(0.0, ge=0)
+    """Weight of the divergence from a frozen reference policy, in every token's loss (GRPO's
+    estimator); 0 loads no reference."""
+    kl_reference: str = "start"
+    """The reference policy: start (the weights before the first step), or a directory or name."""
     freeze_vision: bool = False
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -103,6 +129,17 @@ class TrainConfig(Section):
     def _needs_evaluations(self) -> Self:
         if (self.stop_at is not None or self.patience) and not self.eval_every:
             raise ValueError("stop_at and patience judge evaluations: set eval_every")
+        return self
+
+    @model_validator(mode="after")
+    def _objective_makes_sense(self) -> Self:
+        if 0 < self.dual_clip <= 1:
+            raise ValueError(f"dual_clip = {self.dual_clip}: above 1, or 0 for no bound")
+        if self.tis_cap and self.old_logprobs != "learner":
+            raise ValueError(
+                f'tis_cap = {self.tis_cap} needs old_logprobs = "learner": with "sampler" the '
+                "ratio that is clipped has the sampler's probabilities in it already"
+            )
         return self
 
 

@@ -1,6 +1,8 @@
-"""Messages to token ids: the renderer contract and its implementations."""
+"""Messages to token ids: the renderer contract and its implementation for Qwen models.
 
-from pyvision_rl.rendering.chars import CharsRenderer
+``rendering.chars`` is for policies without a tokenizer.
+"""
+
 from pyvision_rl.rendering.qwen_vl import QwenRenderer, load_renderer
 
-__all__ = ["CharsRenderer", "QwenRenderer", "load_renderer"]
+__all__ = ["QwenRenderer", "load_renderer"]

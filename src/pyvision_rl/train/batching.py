@@ -2,8 +2,8 @@
 
 In: ``Scored`` trajectories (RL) or ``Example`` records (SFT), and the model that expands their
 placeholders. Out: ``MicroBatch`` tensors on the model's device. Micro-batches only bound memory:
-how samples are split between them never changes a loss, because every divisor is taken over the
-whole batch (see ``losses``).
+how samples are split between them changes no loss whose divisor is taken over all of them (see
+``losses.aggregate``).
 
 Axes: B rows of a micro-batch, T tokens with images expanded.
 """
@@ -57,13 +57,15 @@ class MicroBatch:
     loss_mask_BT: Tensor
     """bool, True on targets: sampled tokens, except at position 0, which nothing predicts."""
     old_logprobs_BT: Tensor
-    """float32 (nats), 0 outside targets."""
+    """float32 (nats), 0 outside targets; as sampled until the learner computes them again."""
     advantages_B: Tensor
     """float32; 0 for SFT examples."""
     weights_BT: Tensor
-    """float32, 0 outside targets; 1 on the targets of a ``Scored``."""
+    """float32, 0 outside targets; 1 on those of a ``Scored`` until the learner weighs them."""
     images: tuple[tuple[int, int, Media], ...]
     """(row in this micro-batch, index of the first pad, image)."""
+    reference_logprobs_BT: Tensor | None = None
+    """float32 (nats), 0 outside targets; None without a reference policy."""
 
     @property
     def num_targets(self) -> int:
@@ -89,7 +91,7 @@ class _Row:
 
 
 def pack(
-    samples: Sequence[Sample], model: VisionLanguageModel, max_tokens: int
+    samples: Sequence[Sample], model: VisionLanguageModel, max_tokens: int, max_rows: int = 0
 ) -> list[MicroBatch]:
     """Return the samples as micro-batches, longest rows first.
 
@@ -97,6 +99,7 @@ def pack(
         samples: All trajectories or examples of one update.
         model: Expands placeholders and says where the tensors go.
         max_tokens: Padded tokens per micro-batch; a row longer than this gets one of its own.
+        max_rows: Rows per micro-batch; 0 for any number.
     """
     rows = [_row(index, sample, model) for index, sample in enumerate(samples)]
     rows = [row for row in rows if row.length]
@@ -105,7 +108,8 @@ def pack(
     rows.sort(key=lambda row: (-row.length, row.index))
     batches: list[list[_Row]] = []
     for row in rows:
-        if not batches or not _fits(batches[-1], row, max_tokens):
+        full = batches and max_rows and len(batches[-1]) == max_rows
+        if full or not batches or not _fits(batches[-1], row, max_tokens):
             batches.append([])
         batches[-1].append(row)
     return [_tensors(batch, model) for batch in batches]

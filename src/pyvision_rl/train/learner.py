@@ -1,10 +1,11 @@
-"""One optimizer step from one batch: RL (clipped surrogate) or SFT (cross-entropy).
+"""One step from one batch: RL (clipped surrogate) or SFT (cross-entropy).
 
 In: a ``Batch`` or SFT ``Example`` records. Out: changed weights, and ``UpdateStats`` or
-``SftStats``. Either the step is made whole or the weights stay as they were and ``TrainError`` is
-raised. Runs in one process. Does not sample, select, log or save.
+``SftStats``. An RL step is one optimizer step, or several where the config asks for minibatches or
+epochs. Either the step is made whole or the weights stay as they were and an error is raised. Runs
+in one process. Does not sample, select, log or save.
 
-Axes: B rows, T tokens, N targets of a micro-batch in row order, H width, V vocabulary.
+Axes: B rows, T tokens, N targets of a micro-batch in row order.
 """
 
 from __future__ import annotations
@@ -12,21 +13,23 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from pyvision_rl.config import TrainConfig
 from pyvision_rl.errors import ConfigError, TrainError
 from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.rollout import derive_seed
 from pyvision_rl.train import losses
 from pyvision_rl.train.batching import Example, MicroBatch, pack
+from pyvision_rl.train.objective import Outcome, diagnose, summarize, token_losses
 from pyvision_rl.train.optimizers import build_optimizers, freeze_vision, lr_factor
+from pyvision_rl.train.scoring import score
 from pyvision_rl.types import Batch, Scored, Trajectory, UpdateStats
 
 _MAX_SCALE_DROPS = 16
@@ -53,23 +56,12 @@ class SftStats:
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """One micro-batch's part of a step."""
+    """One micro-batch's part of an optimizer step."""
 
     loss: Tensor
     sums: tuple[float, ...]
     """Diagnostics summed over targets."""
-    largest: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """A whole step."""
-
-    loss: float
-    sums: tuple[float, ...]
-    largest: float
-    grad_norm: float
-    learning_rate: float
+    drift_N: Tensor | None = None
 
 
 class Learner:
@@ -83,6 +75,8 @@ class Learner:
         total_steps: int | None = None,
         learning_rate: float | None = None,
         muon_learning_rate: float | None = None,
+        seed: int = 0,
+        reference: VisionLanguageModel | None = None,
     ) -> None:
         """Prepare to train ``model`` in place.
 
@@ -92,14 +86,18 @@ class Learner:
             total_steps: Length of the learning-rate curve; None takes ``config.steps``.
             learning_rate: None takes ``config.learning_rate``.
             muon_learning_rate: None takes ``config.muon_learning_rate``.
+            seed: Of the minibatches.
+            reference: Frozen policy of the KL term; RL with ``config.kl_coefficient`` needs one.
 
         Raises:
             ConfigError: The device cannot do ``mixed_precision``, or there are several processes.
         """
         self.model = model
         self.config = config
+        self.seed = seed
+        self.reference = reference
         self.step = 0
-        """Optimizer steps made."""
+        """RL or SFT steps made: what the learning-rate curve follows."""
         self.total_steps = total_steps or config.steps
         self.logits_per_chunk = 2**28
         """Vocabulary scores held at a time (1 GiB of float32); more targets go in chunks."""
@@ -120,38 +118,38 @@ class Learner:
         )
 
     def update(self, batch: Batch, temperature: float) -> UpdateStats:
-        """Make one policy-gradient step over the whole batch.
+        """Make one RL step over the whole batch, in ``minibatches`` x ``epochs`` optimizer steps.
 
         Args:
             batch: Its trajectories hold log-probabilities at sampling.
             temperature: At which they were sampled; the objective's ratio needs the same.
 
         Raises:
+            ConfigError: The KL term has no reference.
             TrainError: Nothing to learn from, or a loss or gradient that is not finite.
         """
         if temperature <= 0:
             raise TrainError(f"temperature {temperature}: greedy samples have no policy gradient")
-        micro_batches = pack(batch.samples, self.model, self.config.micro_batch_tokens)
-        normalizer = losses.Normalizer(
-            self.config.loss_norm,
-            num_rows=len(batch.samples),
-            num_tokens=_num_targets(micro_batches, "batch"),
-            constant_tokens=self.config.constant_tokens,
-        )
-        done = self._make_step(
-            micro_batches, lambda micro: self._policy_share(micro, temperature, normalizer)
-        )
-        kl, clipped, entropy = (total / normalizer.num_tokens for total in done.sums)
-        return UpdateStats(
+        config = self.config
+        if config.kl_coefficient and self.reference is None:
+            raise ConfigError("train.kl_coefficient: this learner was given no reference policy")
+        plan = self._plan(batch.samples)
+        _num_targets([micro for part in plan for micro in part], "batch")
+        plan = [part for part in plan if any(micro.num_targets for micro in part)]
+        mismatches: list[Tensor] = []
+        outcomes: list[Outcome] = []
+        with self._all_or_nothing(len(plan) * config.epochs):
+            plan = [[self._prepared(m, temperature, mismatches) for m in part] for part in plan]
+            for part in plan * config.epochs:
+                outcomes.append(self._policy_step(part, temperature))
+        self.step += 1
+        seen = mismatches or [o.drift_N for o in outcomes[:1] if o.drift_N is not None]
+        return summarize(
+            outcomes,
+            torch.cat(seen),
             step=self.step,
-            loss=done.loss,
-            approx_kl=kl,
-            clip_fraction=clipped,
-            entropy=entropy,
-            grad_norm=done.grad_norm,
-            num_tokens=normalizer.num_tokens,
-            mismatch=done.largest,
-            learning_rate=done.learning_rate,
+            epochs=config.epochs,
+            reference=bool(config.kl_coefficient),
         )
 
     def sft_step(self, examples: Sequence[Example]) -> SftStats:
@@ -166,6 +164,7 @@ class Learner:
         done = self._make_step(
             micro_batches, lambda micro: self._supervised_share(micro, total_weight)
         )
+        self.step += 1
         return SftStats(
             step=self.step,
             loss=done.loss,
@@ -208,24 +207,64 @@ class Learner:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
-    def _policy_share(
-        self, micro: MicroBatch, temperature: float, normalizer: losses.Normalizer
-    ) -> _Share:
-        bounds = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
-        mask_BT = micro.loss_mask_BT
-        logprobs_BT, entropy_N = self._score(micro, temperature)
-        log_ratio_BT = losses.log_ratio(logprobs_BT, micro.old_logprobs_BT)
-        loss_BT = losses.clipped_surrogate(log_ratio_BT, micro.advantages_B, **bounds)
-        with torch.no_grad():
-            clipped_BT = losses.is_clipped(log_ratio_BT, micro.advantages_B, **bounds)
-            difference_BT = (logprobs_BT - micro.old_logprobs_BT).abs()
-            sums = (
-                float(losses.approx_kl(log_ratio_BT)[mask_BT].sum()),
-                float(clipped_BT[mask_BT].sum()),
-                float(entropy_N.sum()),
-            )
-            largest = float(difference_BT.max())
-        return _Share(losses.aggregate(loss_BT, mask_BT, normalizer), sums, largest)
+    def _plan(self, samples: Sequence[Scored]) -> list[list[MicroBatch]]:
+        """Return the micro-batches of each minibatch."""
+        parts: list[Sequence[int]] = [range(len(samples))]
+        if self.config.minibatches > 1:
+            from pyvision_rl.train.passes import split
+
+            seed = derive_seed(self.seed, "minibatches", self.step)
+            parts = [*split(samples, self.config.minibatches, seed)]
+        limits = self.config.micro_batch_tokens, self.config.micro_batch_rows
+        packed = [(part, pack([samples[i] for i in part], self.model, *limits)) for part in parts]
+        # Errors name samples of the batch, not of the minibatch.
+        return [
+            [replace(micro, rows=tuple(part[row] for row in micro.rows)) for micro in micros]
+            for part, micros in packed
+        ]
+
+    def _all_or_nothing(self, num_steps: int) -> AbstractContextManager[None]:
+        if num_steps <= 1:
+            return nullcontext()  # a single optimizer step moves nothing before it is sure
+        from pyvision_rl.train.passes import whole_or_nothing
+
+        return whole_or_nothing(self.optimizers)
+
+    def _prepared(
+        self, micro: MicroBatch, temperature: float, mismatches: list[Tensor]
+    ) -> MicroBatch:
+        """Add what an RL step computes once, with the weights it begins with."""
+        with torch.no_grad(), self.accelerator.autocast():
+            if self.reference is not None and self.config.kl_coefficient:
+                logprobs_BT, _ = score(self.reference, micro, temperature, self.logits_per_chunk)
+                micro = replace(micro, reference_logprobs_BT=logprobs_BT)
+            if self.config.old_logprobs == "sampler":
+                return micro
+            old_BT, _ = self._score(micro, temperature)
+        mismatches.append((old_BT - micro.old_logprobs_BT)[micro.loss_mask_BT])
+        weights_BT = micro.weights_BT
+        if self.config.tis_cap:
+            drift_BT = losses.log_ratio(old_BT, micro.old_logprobs_BT)
+            weights_BT = weights_BT * losses.importance_weights(drift_BT, self.config.tis_cap)
+        return replace(micro, old_logprobs_BT=old_BT, weights_BT=weights_BT)
+
+    def _policy_step(self, micro_batches: Sequence[MicroBatch], temperature: float) -> Outcome:
+        targets = [micro.num_targets for micro in micro_batches]
+        normalizer = losses.Normalizer(
+            self.config.loss_norm,
+            num_rows=sum(len(micro.rows) for micro in micro_batches),
+            num_tokens=sum(targets),
+            constant_tokens=self.config.constant_tokens,
+            num_micro_batches=sum(n > 0 for n in targets),
+        )
+
+        def share(micro: MicroBatch) -> _Share:
+            logprobs_BT, entropy_N = self._score(micro, temperature)
+            loss_BT = token_losses(logprobs_BT, micro, self.config)
+            sums, drift_N = diagnose(logprobs_BT, entropy_N, micro, self.config)
+            return _Share(losses.aggregate(loss_BT, micro.loss_mask_BT, normalizer), sums, drift_N)
+
+        return self._make_step(micro_batches, share)
 
     def _supervised_share(self, micro: MicroBatch, total_weight: float) -> _Share:
         logprobs_BT, _ = self._score(micro, 1.0)
@@ -233,37 +272,11 @@ class Learner:
         return _Share(loss, (-float(logprobs_BT.detach().sum()),))
 
     def _score(self, micro: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities [B, T] (0 outside targets) and entropies [N] of the targets."""
-        embedded = self.model.embed(micro.token_ids_BT, micro.images)
-        hidden_BTH = self.model.hidden(embedded, micro.positions_3BT)
-        # Only the positions before a target are projected to the vocabulary, which for a large
-        # model costs more memory than everything else together.
-        hidden_NH = hidden_BTH[:, :-1][micro.loss_mask_BT[:, 1:]]
-
-        def chunk(hidden_nH: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
-            logits_nV = self.model.logits(hidden_nH) / temperature
-            return losses.target_logprobs(logits_nV, targets_n), losses.entropy(logits_nV.detach())
-
-        size = max(1, self.logits_per_chunk // self._vocab_size)
-        chunks = (torch.split(hidden_NH, size), torch.split(micro.targets_N, size))
-        parts = list(zip(*chunks, strict=True))
-        if len(parts) == 1:
-            scored = [chunk(*parts[0])]
-        else:
-            scored = [checkpoint(chunk, *part, use_reentrant=False) for part in parts]
-        logprobs_N = torch.cat([logprobs for logprobs, _ in scored])
-        entropy_N = torch.cat([entropies for _, entropies in scored])
-        logprobs_BT = torch.zeros_like(micro.old_logprobs_BT)
-        return logprobs_BT.masked_scatter(micro.loss_mask_BT, logprobs_N), entropy_N
-
-    @property
-    def _vocab_size(self) -> int:
-        module: Any = self.model.module
-        return int(module.get_output_embeddings().weight.shape[0])
+        return score(self.model, micro, temperature, self.logits_per_chunk)
 
     def _make_step(
         self, micro_batches: Sequence[MicroBatch], share: Callable[[MicroBatch], _Share]
-    ) -> _Outcome:
+    ) -> Outcome:
         """Sum the gradients of all micro-batches, check them, and move the weights once."""
         factor = lr_factor(
             self.step,
@@ -278,13 +291,14 @@ class Learner:
             self.optimizers.step()
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update()
-        self.step += 1
-        return _Outcome(
+        drifts = [s.drift_N for s in shares if s.drift_N is not None]
+        return Outcome(
             loss=math.fsum(float(s.loss) for s in shares),
             sums=tuple(math.fsum(each) for each in zip(*(s.sums for s in shares), strict=True)),
-            largest=max(s.largest for s in shares),
+            num_tokens=sum(micro.num_targets for micro in micro_batches),
             grad_norm=grad_norm,
             learning_rate=self.optimizers.learning_rate,
+            drift_N=torch.cat(drifts) if drifts else None,
         )
 
     def _gradients(

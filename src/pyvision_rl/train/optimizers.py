@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 
 from pyvision_rl.config import TrainConfig
 from pyvision_rl.errors import CheckpointError, ConfigError, TrainError
-from pyvision_rl.train.muon import Muon
 
 _MUON_MOMENTUM = 0.95
 
@@ -121,6 +120,8 @@ def build_optimizers(
     rest = [p for p in trainable if id(p) not in by_muon]
     optimizers: list[Optimizer] = []
     if muon:
+        from pyvision_rl.train.muon import Muon
+
         optimizers.append(
             Muon(
                 muon,

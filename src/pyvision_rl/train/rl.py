@@ -19,6 +19,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.evaluate import EvalResult, evaluate_now
 from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics, shares
+from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.train.checkpoints import (
@@ -78,7 +79,7 @@ def run_rl(
     start = _checkpoint(resume, damaged.append)
     begun = 0 if start is None else start.step
     with assemble(_started(config, start)) as assembly:
-        learner, collector = _parts(assembly, start)
+        learner, collector = _parts(config, assembly, start)
         ids = start.extra.get("trackers", {}) if start else {}
         with (
             RunWriter(out, config, "rl", None if resume is None else begun) as writer,
@@ -131,9 +132,10 @@ def _started(config: Config, start: Checkpoint | None) -> Config:
     return config.model_copy(update={"policy": config.policy.model_copy(update={"model": model})})
 
 
-def _parts(assembly: Assembly, start: Checkpoint | None) -> tuple[Learner, Collector]:
+def _parts(
+    config: Config, assembly: Assembly, start: Checkpoint | None
+) -> tuple[Learner, Collector]:
     """Return learner and collector, in the state that the checkpoint holds."""
-    config = assembly.config
     if assembly.model is None:
         raise ConfigError('rl trains an in-process policy: set policy.name = "local"')
     tasks, seed = build_tasks(config.tasks), derive_seed(config.seed, "tasks")
@@ -141,13 +143,24 @@ def _parts(assembly: Assembly, start: Checkpoint | None) -> tuple[Learner, Colle
     count, caps = num_tasks(tasks, config.tasks), config.selection.max_per_round
     stream = TaskStream(tasks, count, seed, check=check, max_per_round=caps)
     collector = Collector(assembly, stream)
-    learner = Learner(assembly.model, config.train)
+    learner = _learner(config, assembly.model)
     seed_rng(derive_seed(config.seed, "generators"))
     if start and start.learner:
         learner.load_state_dict(start.learner)
         restore_rng(start.rng)
         collector.load_state_dict(start.extra)
     return learner, collector
+
+
+def _learner(config: Config, model: VisionLanguageModel) -> Learner:
+    reference = None
+    if config.train.kl_coefficient:
+        from pyvision_rl.train.reference import load_reference
+
+        named = config.train.kl_reference
+        # A resumed run's policy is its checkpoint; the start is where the config says.
+        reference = load_reference(config.policy.model if named == "start" else named, model)
+    return Learner(model, config.train, seed=config.seed, reference=reference)
 
 
 def _loop(
@@ -198,7 +211,7 @@ def _train_step(
     journal: Journal,
     step: int,
 ) -> None:
-    """One optimizer step: sample with the weights of step - 1, update, write everything."""
+    """One step: sample with the weights of step - 1, update, write everything."""
     config = assembly.config
     policy: Any = assembly.harness.policy
     policy.set_version(step - 1)
@@ -217,7 +230,8 @@ def _train_step(
     numbers |= shares(numbers)
     if batch.samples:
         stats = learner.update(batch, config.policy.temperature)
-        numbers |= {f"train_{k}": v for k, v in asdict(stats).items() if k != "step"}
+        known = {k: v for k, v in asdict(stats).items() if k != "step" and v is not None}
+        numbers |= {f"train_{k}": v for k, v in known.items()}
     else:
         text = f"step {step}: no group survived the filters; no update"
         journal.event("empty_step", text, step)

@@ -71,7 +71,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Everything one optimizer step may use, and an account of what was left out.
+    """Everything one step may use, and an account of what was left out.
 
     generated + carried in = used + carried out + rejected, in trajectories, always.
     """
@@ -102,9 +102,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """What one optimizer step did. Written to ``metrics.jsonl`` as it is."""
+    """What one RL step did, in one or several optimizer steps. Written to ``metrics.jsonl``.
+
+    Means are over all tokens that carried gradient: one seen in two epochs counts twice.
+    """
 
     step: int
+    """RL steps made so far, this one included."""
+    num_optimizer_steps: int
+    """Of this RL step."""
     loss: float
     approx_kl: float
     """Mean of ``ratio - 1 - log ratio`` over sampled tokens (nats)."""
@@ -112,9 +118,16 @@ class UpdateStats:
     entropy: float
     """Mean over sampled tokens (nats)."""
     grad_norm: float
-    """Before clipping."""
+    """Before clipping; mean over the optimizer steps."""
     num_tokens: int
-    """Sampled tokens that carried gradient."""
+    """Sampled tokens of the batch."""
     mismatch: float
-    """Largest |log-probability at sampling - at training| over the batch, before the update."""
+    """Largest |log-probability at sampling - at training|, before any weight moved: over the
+    batch, or over its first minibatch where only that was seen by then."""
+    mismatch_kl: float
+    """Mean of ``r - 1 - log r`` over the same tokens, r = probability at training / at sampling."""
+    effective_share: float
+    """Effective sample size of the weights r, as a share of those tokens; 1 without mismatch."""
     learning_rate: float
+    kl_reference: float | None = None
+    """Mean divergence from the reference policy (nats); None without one."""

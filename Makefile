@@ -15,6 +15,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
+TRACK := .venv-track
+TRACK_STAMP := $(TRACK)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
@@ -55,8 +57,15 @@ $(PEERS_STAMP): pyproject.toml constraints.txt tests/peers/requirements.txt
 	@$(call timed,install peers,$(PEERS)/bin/pip install --quiet -c constraints.txt -e ".[train]" -r tests/peers/requirements.txt)
 	@touch $@
 
-test-peers: $(PEERS_STAMP)  ## comparisons with other libraries, in .venv-peers
-	@$(call timed,peer tests,OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -q -m peer tests/peers)
+# One more: trackio wants an older Pillow than ours.
+$(TRACK_STAMP): pyproject.toml
+	@$(call timed,create $(TRACK),$(PYTHON) -m venv $(TRACK))
+	@$(call timed,install trackers,$(TRACK)/bin/pip install --quiet -e ".[track]" hypothesis pytest)
+	@touch $@
+
+test-peers: $(PEERS_STAMP) $(TRACK_STAMP)  ## other libraries, in environments of their own
+	@$(call timed,trackers,$(TRACK)/bin/python -m pytest -q -m peer tests/peers/test_trackers.py)
+	@$(call timed,gradients,OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -q -m peer tests/peers/test_trl.py)
 
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	@$(BIN)/ruff check .

@@ -5,7 +5,7 @@ In: a study config and a folder. Out: the folder filled:
     study.json     the config, as it was run
     cold-starts/   <name>/seed-<n>/{model,sft,eval-<name>}
     variants/      <name>/seed-<n>/{rl,eval-<name>}: run folders
-    units/, logs/  how every unit ended, and what it said
+    units/, logs/  what every unit was begun with, how it ended, and what it said
     figures/, tables.md, result.json
 
 A study that was stopped at any point goes on with its unfinished units. Trains nothing itself.
@@ -31,7 +31,7 @@ from pyvision_rl.study.config import STUDY_FILE, StudyConfig, dump_study, load_s
 from pyvision_rl.study.notes import DONE, FAILED, locked, write_json, write_text
 from pyvision_rl.study.plan import Planner, Unit
 from pyvision_rl.study.reading import Row, read_rows
-from pyvision_rl.study.running import PVRL, Finished, Progress, Runner
+from pyvision_rl.study.running import PVRL, Finished, Progress, Runner, notes_of
 from pyvision_rl.study.tables import labels, summarize, to_markdown
 from pyvision_rl.train.interrupts import Interrupted
 
@@ -92,6 +92,8 @@ def run_study(
     _refuse_foreign(out, quick)
     began = time.time()
     with locked(out):
+        # First: what is refused leaves the folder as it was.
+        notes_of(out, units, retry_failed=retry_failed)
         write_json(out / STUDY_FILE, dump_study(study) | {"quick": quick})
         runner = Runner(out, jobs=jobs, program=program, report=report, status=status)
         try:
@@ -165,7 +167,7 @@ def _write_findings(
         "hardware": _hardware(),
         "units": units,
     }
-    differences = compare(study, rows, planner.seeds)
+    differences = compare(study, rows)
     result = summarize(study, planner.seeds, rows, differences, provenance)
     figures = draw_figures(study, rows, out / "figures", quick=bool(facts["quick"]))
     write_json(out / RESULT, result)

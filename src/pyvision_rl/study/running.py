@@ -23,7 +23,16 @@ from pathlib import Path
 from pyvision_rl.errors import RunError
 from pyvision_rl.show import sanitize
 from pyvision_rl.study import guard
-from pyvision_rl.study.notes import DONE, FAILED, Note, log_of, read_note, write_note
+from pyvision_rl.study.notes import (
+    DONE,
+    FAILED,
+    Note,
+    log_of,
+    read_begun,
+    read_note,
+    write_begun,
+    write_note,
+)
 from pyvision_rl.study.plan import Unit, blocked, priorities, ready, seconds_left
 from pyvision_rl.train.interrupts import StopSignal
 
@@ -111,9 +120,9 @@ class Runner:
             retry_failed: Whether to start those again, from scratch, that failed before.
 
         Raises:
-            RunError: A unit was made by another config.
+            RunError: A unit was made or begun by another config.
         """
-        self._read_notes(units, retry_failed=retry_failed)
+        self._notes = notes_of(self._folder, units, retry_failed=retry_failed)
         order = priorities(units)
         with StopSignal() as stop:
             try:
@@ -127,18 +136,6 @@ class Runner:
                 self._kill()
         failed = [n for n, note in self._notes.items() if note.status == FAILED]
         return Finished(dict(self._notes), blocked(units, failed), stop.received)
-
-    def _read_notes(self, units: Sequence[Unit], *, retry_failed: bool) -> None:
-        for unit in units:
-            note = read_note(self._folder, unit.name)
-            if note is None or (retry_failed and note.status == FAILED):
-                continue
-            if note.sha256 != unit.sha256:
-                raise RunError(
-                    f"{self._folder / unit.name} was made by another config or version "
-                    f"({note.sha256}, not {unit.sha256}); name another folder for the study"
-                )
-            self._notes[unit.name] = note
 
     def _advance(self, units: Sequence[Unit], order: Mapping[str, float]) -> bool:
         """Take in what ended and start what may; False when nothing is left to do."""
@@ -159,6 +156,7 @@ class Runner:
         goes_on = before is None and can_go_on(unit.verb, out)
         if not goes_on:
             shutil.rmtree(out, ignore_errors=True)
+            write_begun(self._folder, unit.name, unit.sha256)
         tied = (sys.executable, "-S", guard.__file__, str(os.getpid()))
         command = (*tied, *self._program, *arguments(unit, out, goes_on=goes_on))
         log = log_of(self._folder, unit.name)
@@ -250,14 +248,43 @@ def last_lines(file: Path, count: int) -> list[str]:
         return []
 
 
-def existing(folder: Path, units: Sequence[Unit]) -> Mapping[str, Collection[str]]:
-    """Return the units that ended or began before, by what would be done with them now."""
-    found: dict[str, list[str]] = {DONE: [], FAILED: [], "interrupted": []}
+def notes_of(folder: Path, units: Sequence[Unit], *, retry_failed: bool) -> dict[str, Note]:
+    """Return the notes of units that are not to be run, by name.
+
+    Raises:
+        RunError: A unit that is kept, or gone on with, was made or begun by another config.
+    """
+    notes = {}
     for unit in units:
         note = read_note(folder, unit.name)
-        if note is not None:
-            found[note.status].append(unit.name)
-        elif can_go_on(unit.verb, folder / unit.name):
+        sha256 = unit.sha256
+        if note is None and can_go_on(unit.verb, folder / unit.name):
+            sha256 = read_begun(folder, unit.name) or "unknown"
+        elif note is not None and not (retry_failed and note.status == FAILED):
+            sha256, notes[unit.name] = note.sha256, note
+        if sha256 != unit.sha256:
+            raise RunError(
+                f"{folder / unit.name} was made by another config or version "
+                f"({sha256}, not {unit.sha256}); name another folder for the study"
+            )
+    return notes
+
+
+def existing(
+    folder: Path, units: Sequence[Unit], *, retry_failed: bool = False
+) -> Mapping[str, Collection[str]]:
+    """Return the units that ended or began before, by what would be done with them now.
+
+    Raises:
+        RunError: One of them was made or begun by another config.
+    """
+    found: dict[str, list[str]] = {DONE: [], FAILED: [], "interrupted": []}
+    notes = notes_of(folder, units, retry_failed=retry_failed)
+    for unit in units:
+        if unit.name in notes:
+            found[notes[unit.name].status].append(unit.name)
+        # A failed unit starts from scratch.
+        elif read_note(folder, unit.name) is None and can_go_on(unit.verb, folder / unit.name):
             found["interrupted"].append(unit.name)
     return found
 

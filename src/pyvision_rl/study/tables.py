@@ -99,8 +99,8 @@ def _main_tables(result: Mapping[str, Any]) -> Iterable[str]:
     yield (
         f"Mean ± standard error over seeds; standard deviations and ranges are in `result.json`. "
         f"Tool calls and their absence are of the held-out evaluation "
-        f"“{result['evaluations'][free]}”, reward and kept share (of the trajectories generated) "
-        f"of the last {result['final_steps']} training steps.\n"
+        f"“{result['evaluations'][free]}”, reward and kept share (of the trajectories that entered "
+        f"selection) of the last {result['final_steps']} training steps.\n"
     )
     yield _table(models, columns)
     accuracies = {

@@ -25,6 +25,7 @@ from typing import Any
 from pyvision_rl.checks import check_config
 from pyvision_rl.config_file import find_config, load_config
 from pyvision_rl.errors import ConfigError, RunError
+from pyvision_rl.present import hardware
 from pyvision_rl.runs import read_info
 from pyvision_rl.study.comparing import compare
 from pyvision_rl.study.config import STUDY_FILE, StudyConfig, dump_study, load_study
@@ -164,7 +165,7 @@ def _write_findings(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_s": _wall_s(out),
         "versions": _versions(finished, out),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "units": units,
     }
     differences = compare(study, rows)
@@ -238,9 +239,3 @@ def _versions(finished: Finished, out: Path) -> dict[str, str]:
         if note.status == DONE and (out / name / "run.json").exists():
             return dict(read_info(out / name).versions)
     return {}
-
-
-def _hardware() -> dict[str, Any]:
-    from pyvision_rl.demo.stages import hardware
-
-    return hardware()

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pyvision_rl.errors import RunError
+from pyvision_rl.resuming import can_go_on
 from pyvision_rl.show import sanitize
 from pyvision_rl.study import guard
 from pyvision_rl.study.notes import (
@@ -40,12 +41,6 @@ PVRL = (sys.executable, "-m", "pyvision_rl.cli.main")
 """The program whose verbs the units are."""
 _TAIL_LINES = 15
 _POLL_S = 0.1
-_SAVED = {
-    "rl": "checkpoints/step_*/MANIFEST.json",
-    "sft": "checkpoints/step_*/MANIFEST.json",
-    "eval": "rollouts/step_*.jsonl",
-}
-"""What a verb needs to go on: whole checkpoints, or judged episodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +227,6 @@ def arguments(unit: Unit, out: Path, *, goes_on: bool) -> tuple[str, ...]:
         return (unit.verb, "--resume", str(out))
     sets = (word for override in unit.overrides for word in ("--set", override))
     return (unit.verb, unit.config, *sets, "--out", str(out))
-
-
-def can_go_on(verb: str, out: Path) -> bool:
-    """Whether an interrupted unit left what ``--resume`` needs."""
-    return verb in _SAVED and (out / "run.json").exists() and any(out.glob(_SAVED[verb]))
 
 
 def last_lines(file: Path, count: int) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pyvision_rl.demo.report import markdown
+from pyvision_rl.present import markdown
 from pyvision_rl.show import sanitize
 from pyvision_rl.study.comparing import Difference
 from pyvision_rl.study.config import StudyConfig, start_names

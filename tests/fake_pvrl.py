@@ -63,14 +63,13 @@ def line(step: int, paid: bool, name: str) -> dict[str, float]:
     calls = max(0.0, 0.5 + luck + (0.25 if paid else -0.08) * step)
     values = {
         "step": step,
-        "trajectories": 256.0,
         "reward": 0.8 + 0.1 * calls * paid,
         "accuracy": 0.8 + luck,
         "tool_calls": calls,
-        "tool_share": min(1.0, calls / 2),
+        "zero_tool_share": 1 - min(1.0, calls / 2),
         "sampled_tokens": 12 + 10 * calls,
-        "kept": 128.0 if paid else 64.0 + 100 * luck,
-        "correct_negative_advantage": 12.0 * paid,
+        "kept_share": 0.5 if paid else 0.25 + luck / 3,
+        "correct_negative_advantage_share": 0.1 * paid,
         "train_entropy": 0.3 - 0.02 * step + luck / 5,
         "train_grad_norm": 0.1 + abs(luck),
     }

@@ -48,6 +48,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "train",
         "synthesize",
         "show",
+        "resuming",
+        "present",
         "demo",
         "study",
     ),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvision_rl.resuming import can_go_on
 from tests.tiny_models import make_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -93,3 +94,17 @@ def test_a_second_signal_does_not_wait_for_the_step(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
+
+
+def test_a_run_goes_on_from_whole_checkpoints_or_judged_episodes_only(tmp_path: Path) -> None:
+    manifest = tmp_path / "checkpoints/step_000002/MANIFEST.json"
+    manifest.parent.mkdir(parents=True)
+    assert not can_go_on("rl", tmp_path)
+    manifest.write_text("{}")
+    # A checkpoint without its run is none.
+    assert not can_go_on("rl", tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    assert [v for v in ("rl", "sft", "eval", "new-model") if can_go_on(v, tmp_path)] == [
+        "rl",
+        "sft",
+    ]

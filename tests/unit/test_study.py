@@ -21,6 +21,7 @@ from pyvision_rl.cli.main import app
 from pyvision_rl.config import Config
 from pyvision_rl.config_file import find_config, load_config, packaged_studies
 from pyvision_rl.errors import ConfigError, RunError
+from pyvision_rl.metrics import rollout_metrics, selection_metrics, shares
 from pyvision_rl.study.conduct import Found, run_study
 from pyvision_rl.study.config import (
     StudyConfig,
@@ -31,6 +32,8 @@ from pyvision_rl.study.config import (
     toml_value,
     words,
 )
+from pyvision_rl.study.figures import DYNAMICS
+from pyvision_rl.study.names import panel_names
 from pyvision_rl.study.notes import DONE, Note, locked, read_note, write_note
 from pyvision_rl.study.plan import (
     Planner,
@@ -40,6 +43,7 @@ from pyvision_rl.study.plan import (
     ready,
     seconds_left,
 )
+from pyvision_rl.types import Batch
 from tests import fake_pvrl
 
 ROOT = Path(__file__).parents[2]
@@ -126,14 +130,51 @@ def test_seeds_are_read(text: str, seeds: tuple[int, ...]) -> None:
         ("variants.1.againts=plain", "did you mean 'against'"),
         ("evaluations.1.name=train", "metrics of training"),
         ("cold_starts.0.model=m", "give either config or model"),
-        ("comparisons.0.metrics=['fre.accuracy']", "'fre' is not known; known: free, tool, train"),
+        ("comparisons.0.metrics=['fre.accuracy']", "did you mean 'free.accuracy'"),
+        ("comparisons.0.metrics=['free.acuracy.hard']", "did you mean 'free.accuracy.hard'"),
+        ("comparisons.0.metrics=['train.rewrd']", "did you mean 'train.reward'"),
+        ("comparisons.0.metrics=['train.reward.hard']", "did you mean 'train.reward'"),
+        ("comparisons.0.metrics=['free.accuracy.']", "did you mean 'free.accuracy'"),
+        ("comparisons.0.metrics=['free']", "'free' is not known; known: train.reward"),
+        ("figures.0.panels=['tool_cals']", "panels = 'tool_cals' is not known"),
+        ("figures.0.panels=['train_entrpy']", "did you mean 'train_entropy'"),
+        ("figures.0.panels=['dropped_']", "'dropped_' is not known"),
         ("comparisons.0.against=nobody", "known: tool_reward, plain, start"),
+        ("main=plan", "did you mean 'plain'"),
+        ("comparisons.0.metrics=['']", "metrics = '' is not known"),
     ],
 )
 def test_a_wrong_study_is_refused_with_the_key(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         study_of(tmp_path, override)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "start", [("cold_starts.0.per_seed=false",), ("cold_starts.0.config=", "cold_starts.0.model=m")]
+)
+def test_seeds_are_not_paired_with_a_start_that_all_share(
+    tmp_path: Path, start: tuple[str, ...]
+) -> None:
+    against = (*start, "comparisons.0.against=start")
+    with pytest.raises(ConfigError, match="share 'start', so there are no pairs; set paired = fal"):
+        study_of(tmp_path, *against)
+    # Arms may be paired, whatever they start from.
+    assert study_of(tmp_path, *start).comparisons[0].paired
+    assert not study_of(tmp_path, *against, "comparisons.0.paired=false").comparisons[0].paired
+
+
+def test_what_a_step_counts_may_be_drawn() -> None:
+    numbers = rollout_metrics([]) | selection_metrics([], Batch(()))
+    names = {
+        *numbers,
+        "drop_share_zero_std",
+        *shares(numbers),
+        "eval_accuracy_hard",
+        "reward_accuracy",
+        "judge_calls",
+    }
+    assert {n for n in (*names, *DYNAMICS) if panel_names(n)} == set()
 
 
 @pytest.mark.parametrize(
@@ -264,7 +305,8 @@ def test_shipped_studies_plan(name: str, quick: bool, tmp_path: Path) -> None:
     assert len(set(names)) == len(names)
     models = len(study.variants) + 1
     seeds = 1 if quick else len(study.seeds)
-    assert len([u for u in units if u.verb == "eval"]) == seeds * models * 3
+    modes = len(study.evaluations)
+    assert len([u for u in units if u.verb == "eval"]) == seeds * models * modes
 
 
 def test_cold_starts_are_taken_from_another_study(tmp_path: Path) -> None:
@@ -371,9 +413,11 @@ def test_a_finished_study_is_only_shown_again(tmp_path: Path) -> None:
     # It may grow.
     run(study_of(tmp_path, "seeds=1-3"), tmp_path)
     assert len(starts(tmp_path)) == before + 10
-    # But not change what was run.
+    # But not change what was run: what is refused leaves the folder as it was.
+    there = (tmp_path / "out/study.json").read_bytes()
     with pytest.raises(RunError, match="made by another config"):
         run(study_of(tmp_path, "rl.set.train.steps=3"), tmp_path)
+    assert (tmp_path / "out/study.json").read_bytes() == there
 
 
 def test_a_failed_unit_is_noted_and_the_study_goes_on(tmp_path: Path) -> None:
@@ -518,6 +562,28 @@ def test_a_study_that_was_stopped_goes_on_within_its_units(
     assert len({line.split()[1] for line in starts(tmp_path)}) == 10
 
 
+def test_an_interrupted_unit_goes_on_with_its_own_config_only(tmp_path: Path) -> None:
+    process = drive(tmp_path, program(tmp_path, delay=0.15))
+    wait_for(lambda: in_the_middle_of_rl(tmp_path), "no RL run began")
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    before = starts(tmp_path)
+    there = (tmp_path / "out/study.json").read_bytes()
+    other = ("seeds=1", "rl.set.train.learning_rate=0.5")
+    with pytest.raises(RunError, match=r"rl was made by another config or version"):
+        run(study_of(tmp_path, *other), tmp_path)
+    planned = invoke("--resume", str(tmp_path / "out"), "--set", other[1], "--dry-run")
+    assert planned.exit_code == 1
+    assert "was made by another config" in planned.output
+    assert starts(tmp_path) == before
+    assert (tmp_path / "out/study.json").read_bytes() == there
+    # Of a folder in which nobody wrote down what was begun nothing is known.
+    for file in (tmp_path / "out/units").glob("*--rl.begun"):
+        file.unlink()
+    with pytest.raises(RunError, match=r"\(unknown, not "):
+        run(study_of(tmp_path, "seeds=1"), tmp_path)
+
+
 # The verb.
 
 
@@ -568,3 +634,6 @@ def test_a_quick_study_of_the_tiny_model_runs_end_to_end(tmp_path: Path) -> None
     )
     assert "the numbers mean nothing" in (out / "tables.md").read_text()
     assert (out / "figures/dynamics.png").exists()
+    # All that a run writes may be drawn.
+    lines = [json.loads(x) for f in out.glob("variants/*/*/rl/m*.jsonl") for x in f.open()]
+    assert {n for line in lines for n in line if panel_names(n)} == {"step", "time"}

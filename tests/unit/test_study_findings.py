@@ -73,9 +73,9 @@ def test_an_evaluation_without_a_grade_has_no_accuracy() -> None:
 
 def test_training_numbers_are_means_of_the_last_steps() -> None:
     lines = [
-        {"step": 1, "reward": 9.0, "kept": 1.0, "trajectories": 4.0, "tool_share": 0.0},
-        {"step": 2, "reward": 1.0, "kept": 1.0, "trajectories": 4.0, "tool_share": 0.25},
-        {"step": 3, "reward": 2.0, "kept": 3.0, "trajectories": 4.0, "tool_share": 0.75},
+        {"step": 1, "reward": 9.0, "kept_share": 0.25, "zero_tool_share": 1.0},
+        {"step": 2, "reward": 1.0, "kept_share": 0.25, "zero_tool_share": 0.75},
+        {"step": 3, "reward": 2.0, "kept_share": 0.75, "zero_tool_share": 0.25, "graded": 4.0},
     ]
     assert training_numbers(lines, 2) == {
         "train.reward": 1.5,
@@ -143,7 +143,7 @@ def pair(**more: Any) -> dict[str, Any]:
 def test_differences_by_hand() -> None:
     rows = [graded("paid", s, {"h1": 1.0, "h2": 1.0, "e": 1.0}) for s in (1, 2, 3)]
     rows += [graded("plain", s, {"h1": 0.0, "h2": 1.0, "e": 1.0}) for s in (1, 2, 3)]
-    hard, every, reward = compare(study(comparisons=[pair()]), rows, (1, 2, 3))
+    hard, every, reward = compare(study(comparisons=[pair()]), rows)
     assert (hard.effect, every.effect) == (pytest.approx(0.5), pytest.approx(1 / 3))
     assert hard.test is not None
     # Three pairs of one sign: 2 of 8. Three tests: Holm makes it 3 x 0.25.
@@ -162,7 +162,7 @@ def test_a_missing_seed_is_left_out_and_counted(paired: bool) -> None:
     rows += [graded("plain", s, {"h1": 0.0}) for s in (1, 3)]
     rows.append(Row("plain", 2, {}, missing=("it burnt",)))
     one = study(comparisons=[pair(paired=paired)])
-    found = compare(one, rows, (1, 2, 3))[0]
+    found = compare(one, rows)[0]
     assert found.seeds == ((1, 3) if paired else (1, 2, 3))
     assert (found.against_seeds, found.missing) == ((1, 3), 1)
     result = summarize(one, (1, 2, 3), rows, [found], provenance())
@@ -170,6 +170,21 @@ def test_a_missing_seed_is_left_out_and_counted(paired: bool) -> None:
     text = to_markdown(result, {})
     assert "- plain, seed 2: it burnt" in text
     assert ("2 pairs (1 missing)" if paired else "2 and 3 (1 missing)") in text
+
+
+def test_a_shared_start_has_one_seed_to_miss() -> None:
+    rows = [graded("paid", s, {"h1": 1.0}) for s in (1, 2, 3)]
+    one = study(
+        cold_starts=[{"config": "tiny_image_sft", "per_seed": False}],
+        evaluate_start=True,
+        comparisons=[pair(against="start", paired=False)],
+    )
+    found = compare(one, [*rows, graded("start", 1, {"h1": 0.0})])[0]
+    assert (found.seeds, found.against_seeds, found.missing) == ((1, 2, 3), (1,), 0)
+    assert found.test is not None
+    # One of the C(4, 1) = 4 choices of the lone start.
+    assert found.test.p == 0.25
+    assert compare(one, [*rows, Row("start", 1, {})])[0].missing == 1
 
 
 def provenance() -> dict[str, Any]:
@@ -188,13 +203,13 @@ def provenance() -> dict[str, Any]:
 
 def test_seeds_of_which_none_is_left_make_no_difference() -> None:
     rows = [graded("paid", 1, {"h1": 1.0}), Row("plain", 1, {}, missing=("x",))]
-    found = compare(study(comparisons=[pair()]), rows, (1,))
+    found = compare(study(comparisons=[pair()]), rows)
     assert [(d.effect, d.test, d.p_holm, d.missing) for d in found] == [(None, None, None, 1)] * 3
 
 
 def test_seeds_with_tasks_of_their_own_are_not_crossed() -> None:
     rows = [graded(m, s, {f"h{s}": 1.0, f"h{s}b": 0.0}) for m in ("paid", "plain") for s in (1, 2)]
-    found = compare(study(comparisons=[pair()]), rows, (1, 2))[0]
+    found = compare(study(comparisons=[pair()]), rows)[0]
     assert found.effect == 0
     assert found.over_tasks
 
@@ -203,7 +218,7 @@ def test_seeds_with_tasks_of_their_own_are_not_crossed() -> None:
 
 
 def test_what_is_sampled_before_an_update_stands_one_step_earlier() -> None:
-    run = [{"step": 4, "tool_calls": 0.5, "eval_accuracy": 0.3, "kept": 2.0, "trajectories": 8.0}]
+    run = [{"step": 4, "tool_calls": 0.5, "eval_accuracy": 0.3, "kept_share": 0.25}]
     assert curve(run, "tool_calls") == {3: 0.5}
     assert curve(run, "eval_accuracy") == {4: 0.3}
     assert curve(run, "kept_share") == {3: 0.25}

@@ -27,6 +27,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.config_file import find_config, load_config, resolved
 from pyvision_rl.errors import ConfigError, PVRLError
 from pyvision_rl.registry import missing
+from pyvision_rl.resuming import can_go_on
 from pyvision_rl.train.interrupts import Interrupted
 
 P = ParamSpec("P")
@@ -139,7 +140,7 @@ def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: s
             with Reporter(Console(stderr=True), name) as report:
                 result = work(Job(config, out, options.resume, report))
         except KeyboardInterrupt as error:
-            hint = f"; go on with: pvrl {name} --resume {out}" if _can_go_on(name, out) else ""
+            hint = f"; go on with: pvrl {name} --resume {out}" if can_go_on(name, out) else ""
             raise InterruptedRun(f"interrupted{hint}") from error
     typed = options.config or out
     following = then.format(out=out, config=typed, model=config.policy.model)
@@ -235,18 +236,6 @@ def _run_folder(name: str, options: Options, source: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             out.rmdir()
-
-
-def _can_go_on(name: str, out: Path) -> bool:
-    """Whether ``out`` holds what ``--resume`` needs: a whole checkpoint, or judged episodes."""
-    # The manifest is the last file of a checkpoint to be written.
-    saved = {
-        "rl": "checkpoints/step_*/MANIFEST.json",
-        "sft": "checkpoints/step_*/MANIFEST.json",
-        "eval": "rollouts/step_*.jsonl",
-        "synthesize": "rollouts/step_*.jsonl",
-    }
-    return name in saved and any(out.glob(saved[name]))
 
 
 def _claim(name: str, source: Path) -> Path:

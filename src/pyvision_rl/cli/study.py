@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,6 +74,7 @@ def study(
     from pyvision_rl.study.conduct import check_units, read_quick, run_study
     from pyvision_rl.study.config import find_study, load_study
     from pyvision_rl.study.plan import Planner
+    from pyvision_rl.study.running import existing
 
     if bool(config) == bool(resume) or (resume and out):
         raise ConfigError("name a CONFIG (and --out at will), or --resume STUDY alone")
@@ -87,7 +88,8 @@ def study(
     if dry_run:
         planner = Planner(wanted, folder, quick=quick)
         check_units(planner.units())
-        _show_plan(planner, folder, cores, as_json=as_json)
+        there = existing(folder, planner.units(), retry_failed=retry_failed)
+        _show_plan(planner, folder, cores, there, as_json=as_json)
         return
     with _progress() as (report, status):
         found = run_study(
@@ -123,11 +125,15 @@ def _show(result: dict[str, Any], folder: Path, *, as_json: bool) -> None:
     say(f"next: {then}")
 
 
-def _show_plan(planner: Planner, folder: Path, jobs: int, *, as_json: bool) -> None:
-    from pyvision_rl.study.running import existing
-
+def _show_plan(
+    planner: Planner,
+    folder: Path,
+    jobs: int,
+    there: Mapping[str, Collection[str]],
+    *,
+    as_json: bool,
+) -> None:
     units = planner.units()
-    there = existing(folder, units)
     verbs = Counter(unit.verb for unit in units)
     if as_json:
         rows = [{"name": u.name, "verb": u.verb, "needs": u.needs} for u in units]

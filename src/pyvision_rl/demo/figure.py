@@ -15,23 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyvision_rl.demo.report import TITLES, Outcome
+from pyvision_rl.present import STYLE
 
 COLORS = {"plain": "#d1495b", "tool_reward": "#00798c"}
 _GREY = "#777777"
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#999999",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-}
-"""Of this figure and the benchmark's."""
 
 
 def draw(

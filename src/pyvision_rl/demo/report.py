@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pyvision_rl.present import markdown as markdown
 
 MODELS = ("start", "plain", "tool_reward")
 """Before RL, after RL on accuracy alone, after RL with the tool reward; from the same start."""
@@ -194,12 +196,6 @@ def table_rows(outcomes: Mapping[str, Outcome]) -> tuple[tuple[str, ...], list[t
         for model, o in outcomes.items()
     ]
     return head, rows
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _pm(measured: Measured) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import resource
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +24,7 @@ from pyvision_rl.config_file import find_config, load_config, resolved
 from pyvision_rl.demo import figure, page, report
 from pyvision_rl.demo.processes import Command, Runner
 from pyvision_rl.errors import RunError
+from pyvision_rl.present import hardware
 from pyvision_rl.runs import RunReader
 
 SFT_CONFIG = "tiny_image_sft"
@@ -275,17 +274,3 @@ def _cold_start_times(run: Path) -> Sequence[str]:
         lines.append(text)
         began = end["time"]
     return lines
-
-
-def hardware() -> dict[str, str | int | None]:
-    """Return what the numbers were measured on: CPU model, cores, memory."""
-    info: dict[str, str | int | None] = {"machine": platform.machine(), "cores": os.cpu_count()}
-    for file, key, name in (
-        ("/proc/cpuinfo", "model name", "cpu"),
-        ("/proc/meminfo", "MemTotal", "memory"),
-    ):
-        path = Path(file)
-        text = path.read_text() if path.exists() else ""
-        found = [line for line in text.splitlines() if line.startswith(key)]
-        info[name] = found[0].partition(":")[2].strip() if found else None
-    return info

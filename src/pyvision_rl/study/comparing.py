@@ -42,7 +42,7 @@ class Difference:
     """Of ``variant`` whose numbers were used."""
     against_seeds: tuple[int, ...]
     missing: int
-    """Seeds, or pairs of seeds, of the study that were not there."""
+    """Seeds of either side, or pairs of seeds, that should be there and have no number."""
     effect: float | None
     """Difference of means over seeds; None without a number on both sides."""
     interval: Interval | None
@@ -53,13 +53,18 @@ class Difference:
     """Corrected for all tests of the study."""
 
 
-def compare(study: StudyConfig, rows: Sequence[Row], seeds: Sequence[int]) -> list[Difference]:
-    """Return every difference that the study asks for."""
+def compare(study: StudyConfig, rows: Sequence[Row]) -> list[Difference]:
+    """Return every difference that the study asks for.
+
+    Args:
+        study: The config.
+        rows: Of all models and seeds, also of those without numbers.
+    """
     by_model: dict[str, dict[int, Row]] = {}
     for row in rows:
         by_model.setdefault(row.model, {})[row.seed] = row
     found = [
-        _difference(study, comparison, metric, by_model, len(seeds))
+        _difference(study, comparison, metric, by_model)
         for comparison in study.comparisons
         for metric in comparison.metrics
     ]
@@ -75,11 +80,11 @@ def _difference(
     comparison: ComparisonConfig,
     metric: str,
     by_model: Mapping[str, _Seeds],
-    num_seeds: int,
 ) -> Difference:
+    every, others = (by_model.get(n, {}) for n in (comparison.variant, comparison.against))
     mine, theirs = (
-        {seed: row for seed, row in by_model.get(name, {}).items() if metric in row.numbers}
-        for name in (comparison.variant, comparison.against)
+        {seed: row for seed, row in rows.items() if metric in row.numbers}
+        for rows in (every, others)
     )
     if comparison.paired:
         both = [seed for seed in mine if seed in theirs]
@@ -101,7 +106,6 @@ def _difference(
         else:
             a, b, crossed = tables
             interval = task_interval(a, b, paired=paired, draws=draws, seed=_SEED, crossed=crossed)
-    missing = num_seeds - min(len(first), len(second))
     return Difference(
         comparison.variant,
         comparison.against,
@@ -109,13 +113,21 @@ def _difference(
         comparison.paired,
         tuple(mine),
         tuple(theirs),
-        missing,
+        _num_missing(every, mine, others, theirs, paired=comparison.paired),
         effect,
         interval,
         tables is not None,
         test,
         None,
     )
+
+
+def _num_missing(
+    every: _Seeds, mine: _Seeds, others: _Seeds, theirs: _Seeds, *, paired: bool
+) -> int:
+    if paired:
+        return len(every.keys() | others.keys()) - len(mine)
+    return len(every) - len(mine) + len(others) - len(theirs)
 
 
 def _task_tables(mine: _Seeds, theirs: _Seeds, metric: str) -> tuple[Numbers, Numbers, bool] | None:

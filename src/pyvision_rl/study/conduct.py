@@ -5,7 +5,7 @@ In: a study config and a folder. Out: the folder filled:
     study.json     the config, as it was run
     cold-starts/   <name>/seed-<n>/{model,sft,eval-<name>}
     variants/      <name>/seed-<n>/{rl,eval-<name>}: run folders
-    units/, logs/  how every unit ended, and what it said
+    units/, logs/  what every unit was begun with, how it ended, and what it said
     figures/, tables.md, result.json
 
 A study that was stopped at any point goes on with its unfinished units. Trains nothing itself.
@@ -25,13 +25,14 @@ from typing import Any
 from pyvision_rl.checks import check_config
 from pyvision_rl.config_file import find_config, load_config
 from pyvision_rl.errors import ConfigError, RunError
+from pyvision_rl.present import hardware
 from pyvision_rl.runs import read_info
 from pyvision_rl.study.comparing import compare
 from pyvision_rl.study.config import STUDY_FILE, StudyConfig, dump_study, load_study
 from pyvision_rl.study.notes import DONE, FAILED, locked, write_json, write_text
 from pyvision_rl.study.plan import Planner, Unit
 from pyvision_rl.study.reading import Row, read_rows
-from pyvision_rl.study.running import PVRL, Finished, Progress, Runner
+from pyvision_rl.study.running import PVRL, Finished, Progress, Runner, notes_of
 from pyvision_rl.study.tables import labels, summarize, to_markdown
 from pyvision_rl.train.interrupts import Interrupted
 
@@ -92,6 +93,8 @@ def run_study(
     _refuse_foreign(out, quick)
     began = time.time()
     with locked(out):
+        # First: what is refused leaves the folder as it was.
+        notes_of(out, units, retry_failed=retry_failed)
         write_json(out / STUDY_FILE, dump_study(study) | {"quick": quick})
         runner = Runner(out, jobs=jobs, program=program, report=report, status=status)
         try:
@@ -162,10 +165,10 @@ def _write_findings(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_s": _wall_s(out),
         "versions": _versions(finished, out),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "units": units,
     }
-    differences = compare(study, rows, planner.seeds)
+    differences = compare(study, rows)
     result = summarize(study, planner.seeds, rows, differences, provenance)
     figures = draw_figures(study, rows, out / "figures", quick=bool(facts["quick"]))
     write_json(out / RESULT, result)
@@ -236,9 +239,3 @@ def _versions(finished: Finished, out: Path) -> dict[str, str]:
         if note.status == DONE and (out / name / "run.json").exists():
             return dict(read_info(out / name).versions)
     return {}
-
-
-def _hardware() -> dict[str, Any]:
-    from pyvision_rl.demo.stages import hardware
-
-    return hardware()

@@ -18,12 +18,12 @@ from pydantic import Field, field_validator
 from pyvision_rl.config import SCHEMA, Section
 from pyvision_rl.config_file import load_section, packaged_studies
 from pyvision_rl.errors import ConfigError
+from pyvision_rl.study.names import TRAIN, metric_names, panel_names
 
 STUDY_FILE = "study.json"
 START = "start"
 """The name under which cold-started models, before any RL, stand beside the variants."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_TRAIN = "train"
 
 Overrides = dict[str, Any]
 """Keys of a run's config -> values. A quoted dotted key is taken whole, as in ``--set``; a bare
@@ -88,7 +88,8 @@ class ComparisonConfig(Section):
     """``<evaluation>.<accuracy, tool_calls or zero_tool_share>`` with ``.<category>`` at will, or
     ``train.<reward, accuracy, tool_calls, zero_tool_share or kept_share>``."""
     paired: bool = True
-    """Pair by seed: right when a seed's variants share their cold start."""
+    """Pair by seed: right when a seed's variants share their cold start; refused with a start that
+    all seeds share."""
 
 
 class FigureConfig(Section):
@@ -99,7 +100,7 @@ class FigureConfig(Section):
     variants: tuple[str, ...] = ()
     """Empty draws all."""
     panels: tuple[str, ...] = ()
-    """Names from ``metrics.jsonl``; empty draws the training dynamics."""
+    """Names from an RL run's ``metrics.jsonl``; empty draws the training dynamics."""
 
 
 class QuickConfig(Section):
@@ -234,25 +235,62 @@ def _faults(study: StudyConfig) -> Iterable[str]:
     yield from _name_faults("figures", [f.name for f in study.figures], empty=True)
     if any(name.split("-")[0] == START for name in variants):
         yield f'variants: "{START}" is the name of the models before RL'
-    if _TRAIN in evaluations:
-        yield f'evaluations: "{_TRAIN}" is the name of the metrics of training'
+    if TRAIN in evaluations:
+        yield f'evaluations: "{TRAIN}" is the name of the metrics of training'
     for start in study.cold_starts:
         if bool(start.config) == bool(start.model):
             yield f"cold_starts {start.name!r}: give either config or model"
-    known = (*variants, *start_names(study))
-    wanted: list[tuple[str, str, Sequence[str]]] = [("main", study.main, variants)]
-    for variant in study.variants:
-        wanted.append((f"variants {variant.name!r}: cold_start", variant.cold_start, starts))
-        wanted.append((f"variants {variant.name!r}: against", variant.against, variants))
-    for figure in study.figures:
-        wanted += [(f"figures {figure.name!r}: variants", v, variants) for v in figure.variants]
     for comparison in study.comparisons:
-        wanted += [("comparisons", n, known) for n in (comparison.variant, comparison.against)]
-        modes = [m.partition(".")[0] for m in comparison.metrics]
-        wanted += [("comparisons: metrics", m, (*evaluations, _TRAIN)) for m in modes]
-    for where, name, allowed in wanted:
-        if name and name not in allowed:
-            yield f"{where} = {name!r} is not known; known: {', '.join(allowed)}"
+        yield from _pair_faults(study, comparison)
+    for where, name, allowed in (*_references(study), *_numbers(study)):
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            yield f"{where} = {name!r} is not known; known: {', '.join(allowed)}{hint}"
+
+
+def _references(study: StudyConfig) -> Iterable[tuple[str, str, Sequence[str]]]:
+    """Yield names of other things: where they stand, the name, what is allowed."""
+    variants = [v.name for v in study.variants]
+    starts = [c.name for c in study.cold_starts]
+    known = (*variants, *start_names(study))
+    if study.main:
+        yield "main", study.main, variants
+    for variant in study.variants:
+        if variant.cold_start:
+            yield f"variants {variant.name!r}: cold_start", variant.cold_start, starts
+        if variant.against:
+            yield f"variants {variant.name!r}: against", variant.against, variants
+    for figure in study.figures:
+        for name in figure.variants:
+            yield f"figures {figure.name!r}: variants", name, variants
+    for comparison in study.comparisons:
+        for name in (comparison.variant, comparison.against):
+            yield "comparisons", name, known
+
+
+def _numbers(study: StudyConfig) -> Iterable[tuple[str, str, Sequence[str]]]:
+    """Yield the numbers that no run has, in the same way."""
+    evaluations = [e.name for e in study.evaluations]
+    for figure in study.figures:
+        for panel in figure.panels:
+            if others := panel_names(panel):
+                yield f"figures {figure.name!r}: panels", panel, others
+    for comparison in study.comparisons:
+        for metric in comparison.metrics:
+            if others := metric_names(metric, evaluations):
+                yield "comparisons: metrics", metric, others
+
+
+def _pair_faults(study: StudyConfig, comparison: ComparisonConfig) -> Iterable[str]:
+    """Yield the starts of a paired comparison that have no seeds to pair."""
+    for name, start in zip(start_names(study), study.cold_starts, strict=False):
+        shared = bool(start.model) or not start.per_seed
+        if shared and comparison.paired and name in (comparison.variant, comparison.against):
+            yield (
+                f"comparisons: {comparison.variant!r} against {comparison.against!r}: all seeds "
+                f"share {name!r}, so there are no pairs; set paired = false"
+            )
 
 
 def _name_faults(what: str, names: Sequence[str], *, empty: bool = False) -> Iterable[str]:

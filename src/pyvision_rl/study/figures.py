@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyvision_rl.demo.figure import STYLE
+from pyvision_rl.present import STYLE
 from pyvision_rl.study.reading import Row
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A", "#000000")
@@ -29,7 +29,7 @@ DYNAMICS = (
     "sampled_tokens",
     "accuracy",
     "eval_accuracy",
-    "correct_negative_share",
+    "correct_negative_advantage_share",
     "kept_share",
 )
 """The paper's panels of training dynamics, and the share of trajectories that were trained on."""
@@ -42,12 +42,8 @@ _TITLES = {
     "accuracy": "Accuracy in training",
     "eval_accuracy": "Held-out accuracy",
     "reward": "Reward",
-    "correct_negative_share": "Correct, but A < 0 (share)",
+    "correct_negative_advantage_share": "Correct, but A < 0 (share)",
     "kept_share": "Trajectories trained on (share)",
-}
-_RATIOS = {
-    "correct_negative_share": ("correct_negative_advantage", "kept"),
-    "kept_share": ("kept", "trajectories"),
 }
 _SHARES = ("accuracy", "_share")
 _COLUMNS = 4
@@ -206,22 +202,12 @@ def curve(run: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
     and stands one step earlier.
     """
     shift = 0 if metric.startswith("eval_") else 1
-    values = {line["step"] - shift: _value(line, metric) for line in run if "step" in line}
+    values = {line["step"] - shift: line.get(metric) for line in run if "step" in line}
     return {
         step: float(v)
         for step, v in values.items()
         if isinstance(v, (int, float)) and math.isfinite(v)
     }
-
-
-def _value(line: Mapping[str, Any], metric: str) -> Any:
-    """Return a metric of one step; shares of what a run counts are made here."""
-    if metric == "zero_tool_share" and "tool_share" in line:
-        return 1 - line["tool_share"]
-    part, whole = _RATIOS.get(metric, ("", ""))
-    if part in line and line.get(whole):
-        return line[part] / line[whole]
-    return line.get(metric)
 
 
 def title_of(metric: str) -> str:

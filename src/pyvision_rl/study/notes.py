@@ -1,7 +1,8 @@
 """What a study folder remembers about its units, and the lock that keeps a second study out.
 
-In: outcomes of units. Out: one small JSON file per unit that ended, and the same record. A unit
-without a note never ended: it is new, or was interrupted. Runs nothing.
+In: outcomes of units. Out: one small JSON file per unit that ended, and the same record; and what
+a unit was begun with. A unit without a note never ended: it is new, or was interrupted. Runs
+nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pyvision_rl.errors import RunError
 
 DONE, FAILED = "done", "failed"
 _LOCK = "study.lock"
+_BEGUN = ".begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,17 @@ def write_note(folder: Path, note: Note) -> None:
     write_json(_file(folder, note.name), asdict(note))
 
 
+def read_begun(folder: Path, name: str) -> str:
+    """Return the ``sha256`` that a unit was last begun with; "" if nobody wrote it down."""
+    file = _file(folder, name, _BEGUN)
+    return file.read_text(encoding="utf-8").strip() if file.exists() else ""
+
+
+def write_begun(folder: Path, name: str, sha256: str) -> None:
+    """Write what a unit begins with, before it leaves anything that could be gone on from."""
+    write_text(_file(folder, name, _BEGUN), f"{sha256}\n")
+
+
 def write_json(file: Path, value: Any) -> None:
     """Write a JSON file as a whole or not at all."""
     write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
@@ -104,8 +117,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _file(folder: Path, name: str) -> Path:
-    return folder / "units" / f"{_flat(name)}.json"
+def _file(folder: Path, name: str, ending: str = ".json") -> Path:
+    return folder / "units" / f"{_flat(name)}{ending}"
 
 
 def _flat(name: str) -> str:

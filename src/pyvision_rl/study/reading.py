@@ -15,6 +15,7 @@ from typing import Any
 
 from pyvision_rl.runs import RunReader
 from pyvision_rl.study.config import START, StudyConfig
+from pyvision_rl.study.names import TRAINED
 from pyvision_rl.study.notes import DONE, FAILED
 from pyvision_rl.study.plan import Planner
 from pyvision_rl.study.running import Finished
@@ -99,17 +100,7 @@ def _why_missing(finished: Finished, name: str) -> str | None:
 def training_numbers(lines: Sequence[Mapping[str, Any]], final_steps: int) -> dict[str, float]:
     """Return the ``train`` metrics: means over the last steps of a run that have them."""
     last = lines[-final_steps:]
-    values = {
-        "reward": [line["reward"] for line in last if "reward" in line],
-        "accuracy": [line["accuracy"] for line in last if "accuracy" in line],
-        "tool_calls": [line["tool_calls"] for line in last if "tool_calls" in line],
-        "zero_tool_share": [1 - line["tool_share"] for line in last if "tool_share" in line],
-        "kept_share": [
-            line["kept"] / line["trajectories"]
-            for line in last
-            if "kept" in line and line.get("trajectories")
-        ],
-    }
+    values = {name: [line[name] for line in last if name in line] for name in TRAINED}
     return {f"train.{name}": math.fsum(v) / len(v) for name, v in values.items() if v}
 
 

@@ -21,9 +21,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pyvision_rl.errors import RunError
+from pyvision_rl.resuming import can_go_on
 from pyvision_rl.show import sanitize
 from pyvision_rl.study import guard
-from pyvision_rl.study.notes import DONE, FAILED, Note, log_of, read_note, write_note
+from pyvision_rl.study.notes import (
+    DONE,
+    FAILED,
+    Note,
+    log_of,
+    read_begun,
+    read_note,
+    write_begun,
+    write_note,
+)
 from pyvision_rl.study.plan import Unit, blocked, priorities, ready, seconds_left
 from pyvision_rl.train.interrupts import StopSignal
 
@@ -31,12 +41,6 @@ PVRL = (sys.executable, "-m", "pyvision_rl.cli.main")
 """The program whose verbs the units are."""
 _TAIL_LINES = 15
 _POLL_S = 0.1
-_SAVED = {
-    "rl": "checkpoints/step_*/MANIFEST.json",
-    "sft": "checkpoints/step_*/MANIFEST.json",
-    "eval": "rollouts/step_*.jsonl",
-}
-"""What a verb needs to go on: whole checkpoints, or judged episodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,9 @@ class Runner:
             retry_failed: Whether to start those again, from scratch, that failed before.
 
         Raises:
-            RunError: A unit was made by another config.
+            RunError: A unit was made or begun by another config.
         """
-        self._read_notes(units, retry_failed=retry_failed)
+        self._notes = notes_of(self._folder, units, retry_failed=retry_failed)
         order = priorities(units)
         with StopSignal() as stop:
             try:
@@ -127,18 +131,6 @@ class Runner:
                 self._kill()
         failed = [n for n, note in self._notes.items() if note.status == FAILED]
         return Finished(dict(self._notes), blocked(units, failed), stop.received)
-
-    def _read_notes(self, units: Sequence[Unit], *, retry_failed: bool) -> None:
-        for unit in units:
-            note = read_note(self._folder, unit.name)
-            if note is None or (retry_failed and note.status == FAILED):
-                continue
-            if note.sha256 != unit.sha256:
-                raise RunError(
-                    f"{self._folder / unit.name} was made by another config or version "
-                    f"({note.sha256}, not {unit.sha256}); name another folder for the study"
-                )
-            self._notes[unit.name] = note
 
     def _advance(self, units: Sequence[Unit], order: Mapping[str, float]) -> bool:
         """Take in what ended and start what may; False when nothing is left to do."""
@@ -159,6 +151,7 @@ class Runner:
         goes_on = before is None and can_go_on(unit.verb, out)
         if not goes_on:
             shutil.rmtree(out, ignore_errors=True)
+            write_begun(self._folder, unit.name, unit.sha256)
         tied = (sys.executable, "-S", guard.__file__, str(os.getpid()))
         command = (*tied, *self._program, *arguments(unit, out, goes_on=goes_on))
         log = log_of(self._folder, unit.name)
@@ -236,11 +229,6 @@ def arguments(unit: Unit, out: Path, *, goes_on: bool) -> tuple[str, ...]:
     return (unit.verb, unit.config, *sets, "--out", str(out))
 
 
-def can_go_on(verb: str, out: Path) -> bool:
-    """Whether an interrupted unit left what ``--resume`` needs."""
-    return verb in _SAVED and (out / "run.json").exists() and any(out.glob(_SAVED[verb]))
-
-
 def last_lines(file: Path, count: int) -> list[str]:
     """Return the end of a log, safe to show; nothing if there is none."""
     try:
@@ -250,14 +238,43 @@ def last_lines(file: Path, count: int) -> list[str]:
         return []
 
 
-def existing(folder: Path, units: Sequence[Unit]) -> Mapping[str, Collection[str]]:
-    """Return the units that ended or began before, by what would be done with them now."""
-    found: dict[str, list[str]] = {DONE: [], FAILED: [], "interrupted": []}
+def notes_of(folder: Path, units: Sequence[Unit], *, retry_failed: bool) -> dict[str, Note]:
+    """Return the notes of units that are not to be run, by name.
+
+    Raises:
+        RunError: A unit that is kept, or gone on with, was made or begun by another config.
+    """
+    notes = {}
     for unit in units:
         note = read_note(folder, unit.name)
-        if note is not None:
-            found[note.status].append(unit.name)
-        elif can_go_on(unit.verb, folder / unit.name):
+        sha256 = unit.sha256
+        if note is None and can_go_on(unit.verb, folder / unit.name):
+            sha256 = read_begun(folder, unit.name) or "unknown"
+        elif note is not None and not (retry_failed and note.status == FAILED):
+            sha256, notes[unit.name] = note.sha256, note
+        if sha256 != unit.sha256:
+            raise RunError(
+                f"{folder / unit.name} was made by another config or version "
+                f"({sha256}, not {unit.sha256}); name another folder for the study"
+            )
+    return notes
+
+
+def existing(
+    folder: Path, units: Sequence[Unit], *, retry_failed: bool = False
+) -> Mapping[str, Collection[str]]:
+    """Return the units that ended or began before, by what would be done with them now.
+
+    Raises:
+        RunError: One of them was made or begun by another config.
+    """
+    found: dict[str, list[str]] = {DONE: [], FAILED: [], "interrupted": []}
+    notes = notes_of(folder, units, retry_failed=retry_failed)
+    for unit in units:
+        if unit.name in notes:
+            found[notes[unit.name].status].append(unit.name)
+        # A failed unit starts from scratch.
+        elif read_note(folder, unit.name) is None and can_go_on(unit.verb, folder / unit.name):
             found["interrupted"].append(unit.name)
     return found
 

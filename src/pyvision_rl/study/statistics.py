@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 MAX_EXACT = 1 << 16
 """Arrangements that a permutation test goes through one by one."""
+_MAX_DRAWN = 1 << 19
+"""Numbers that a bootstrap draws at once: 4 MB."""
 _TIE = 1e-9
 """Statistics nearer than this, relative to the largest, are equal: sums come in any order."""
 
@@ -180,6 +182,25 @@ def task_interval(
     if smaller < 2:
         return None
     generator = np.random.default_rng(seed)
+    differences = np.empty(draws)
+    at_once = max(1, _MAX_DRAWN // first.shape[1])
+    for start in range(0, draws, at_once):
+        chunk = differences[start : start + at_once]
+        chunk[:] = _drawn_differences(generator, first, second, len(chunk), paired, crossed)
+    tail = _tail(smaller)
+    low, high = np.nanquantile(differences, (tail, 1 - tail))
+    return Interval(float(low), float(high))
+
+
+def _drawn_differences(
+    generator: np.random.Generator,
+    first: Numbers,
+    second: Numbers,
+    draws: int,
+    paired: bool,
+    crossed: bool,
+) -> Numbers:
+    """Return the difference of mean scores in each of some draws."""
     seeds = _weights(generator, len(first), draws)
     others = seeds if paired else _weights(generator, len(second), draws)
     tasks = first.shape[1]
@@ -189,16 +210,15 @@ def task_interval(
     else:
         mine = [_weights(generator, tasks, draws) for _ in first]
         theirs = mine if paired else [_weights(generator, tasks, draws) for _ in second]
-    differences = _drawn_means(first, seeds, mine) - _drawn_means(second, others, theirs)
-    tail = _tail(smaller)
-    low, high = np.nanquantile(differences, (tail, 1 - tail))
-    return Interval(float(low), float(high))
+    return _drawn_means(first, seeds, mine) - _drawn_means(second, others, theirs)
 
 
 def _weights(generator: np.random.Generator, count: int, draws: int) -> Numbers:
     """Return how often each of ``count`` things was drawn, draws x count."""
-    counts = generator.multinomial(count, [1 / count] * count, size=draws)
-    return counts.astype(np.float64)
+    drawn = generator.integers(count, size=(draws, count))
+    drawn += count * np.arange(draws)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=draws * count)
+    return counts.reshape(draws, count).astype(np.float64)
 
 
 def _drawn_means(scores: Numbers, seeds: Numbers, tasks: Sequence[Numbers]) -> Numbers:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pyvision_rl.demo.report import markdown
+from pyvision_rl.present import markdown
 from pyvision_rl.show import sanitize
 from pyvision_rl.study.comparing import Difference
 from pyvision_rl.study.config import StudyConfig, start_names
@@ -99,8 +99,8 @@ def _main_tables(result: Mapping[str, Any]) -> Iterable[str]:
     yield (
         f"Mean ± standard error over seeds; standard deviations and ranges are in `result.json`. "
         f"Tool calls and their absence are of the held-out evaluation "
-        f"“{result['evaluations'][free]}”, reward and kept share (of the trajectories generated) "
-        f"of the last {result['final_steps']} training steps.\n"
+        f"“{result['evaluations'][free]}”, reward and kept share (of the trajectories that entered "
+        f"selection) of the last {result['final_steps']} training steps.\n"
     )
     yield _table(models, columns)
     accuracies = {

@@ -1,0 +1,48 @@
+"""What pages and figures of results share: a table, a look, and the machine they are from.
+
+In: cells. Out: Markdown; settings for matplotlib; facts of this machine. Draws nothing and knows no
+result.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+}
+"""Of matplotlib, for every figure."""
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def hardware() -> dict[str, str | int | None]:
+    """Return what the numbers were measured on: CPU model, cores, memory."""
+    info: dict[str, str | int | None] = {"machine": platform.machine(), "cores": os.cpu_count()}
+    for file, key, name in (
+        ("/proc/cpuinfo", "model name", "cpu"),
+        ("/proc/meminfo", "MemTotal", "memory"),
+    ):
+        path = Path(file)
+        text = path.read_text() if path.exists() else ""
+        found = [line for line in text.splitlines() if line.startswith(key)]
+        info[name] = found[0].partition(":")[2].strip() if found else None
+    return info

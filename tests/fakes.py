@@ -10,7 +10,7 @@ from dataclasses import replace
 from PIL import Image
 
 from pyvision_rl.config import PolicyConfig, RewardsConfig, SandboxConfig, TasksConfig
-from pyvision_rl.errors import PolicyError
+from pyvision_rl.errors import PolicyError, RewardError
 from pyvision_rl.media import image_media
 from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.rewards.base import Grade
@@ -61,6 +61,16 @@ class ParityGrader:
     async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
         even = sum(len(t.text) for t in trajectory.turns) % 2 == 0
         return Grade(float(even), even, "parity")
+
+
+class BrokenGrader:
+    """Grades nothing."""
+
+    def __init__(self, config: RewardsConfig) -> None:
+        pass
+
+    async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
+        raise RewardError("the judge is gone")
 
 
 class GreySandbox:

@@ -82,7 +82,7 @@ class ChatEndpoint:
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             self._client.counts["failures"] += 1
             raise EndpointError(
-                f"{self._config.url}: an answer that is no chat completion ({error!r})"
+                f"{self._client.address}: an answer that is no chat completion ({error!r})"
             ) from error
         stopped = choice.get("stop_reason")
         return Reply(

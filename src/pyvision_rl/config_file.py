@@ -105,7 +105,8 @@ def load_section(model: type[M], path: Path, overrides: Sequence[str] = ()) -> M
             )
             where = "--set" if by_override else str(path)
             lines.append(f"{where}: {describe(fault, model, '')}")
-        raise ConfigError("\n".join(lines)) from error
+        # Not "from error": pydantic quotes what it was given, and that may be a secret.
+        raise ConfigError("\n".join(lines)) from None
 
 
 def resolved(config: Config) -> dict[str, Any]:

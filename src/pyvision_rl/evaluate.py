@@ -1,4 +1,4 @@
-"""Held-out evaluation: a task set and a policy in, a table with standard errors out.
+"""Held-out evaluation: a task set and a policy in, scores with standard errors out.
 
 Every failed episode counts as wrong; an ungraded one (a grader that broke) is left out and counted.
 Trains nothing and chooses nothing.
@@ -6,18 +6,13 @@ Trains nothing and chooses nothing.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
-from pyvision_rl.assemble import Assembly, assemble, build_tasks, chunks, num_tasks
+from pyvision_rl.assemble import Assembly, build_tasks, chunks, num_tasks
 from pyvision_rl.config import Config
-from pyvision_rl.errors import RunError
-from pyvision_rl.metrics import rollout_metrics
 from pyvision_rl.rollout import Harness, derive_seed
-from pyvision_rl.runs import RunReader, RunWriter, read_info
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.types import EndReason, Group, Trajectory
 
@@ -27,7 +22,10 @@ Judged = tuple[str, str, Trajectory]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Accuracy and tool use over a set of episodes; rates are means over graded episodes."""
+    """Accuracy and tool use over a set of episodes; rates are means over graded episodes.
+
+    A rate is None where nothing was graded.
+    """
 
     tasks: int
     episodes: int
@@ -35,14 +33,14 @@ class Score:
     """Left out of every rate."""
     failed: int
     """Counted as wrong."""
-    accuracy: float
-    accuracy_se: float
+    accuracy: float | None
+    accuracy_se: float | None
     """Standard error over tasks (each task's samples averaged first)."""
-    tool_calls: float
-    tool_share: float
+    tool_calls: float | None
+    tool_share: float | None
     """Share of episodes with at least one call that ran."""
-    answered: float
-    sampled_tokens: float
+    answered: float | None
+    sampled_tokens: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,23 @@ class EvalResult:
     def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         return asdict(self)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the numbers of an evaluation in RL, without those that nothing was graded for."""
+        all_of = self.overall
+        rewarded = all_of.episodes - all_of.ungraded - all_of.failed
+        numbers = {
+            "eval_accuracy": all_of.accuracy,
+            "eval_accuracy_se": all_of.accuracy_se,
+            "eval_tool_calls": all_of.tool_calls,
+            "eval_failed": float(all_of.failed),
+            "eval_ungraded": float(all_of.ungraded),
+            "eval_graded_share": rewarded / max(1, all_of.episodes),
+        }
+        for name, score in self.categories.items():
+            numbers[f"eval_accuracy_{name}"] = score.accuracy
+            numbers[f"eval_tool_calls_{name}"] = score.tool_calls
+        return {name: number for name, number in numbers.items() if number is not None}
 
 
 def score(items: Sequence[Judged]) -> Score:
@@ -71,16 +86,16 @@ def score(items: Sequence[Judged]) -> Score:
     means = [math.fsum(v) / len(v) for v in by_task.values()]
     trajectories = [t for _, _, t in usable]
 
-    def mean(values: Iterable[float]) -> float:
-        return math.fsum(values) / len(trajectories) if trajectories else 0.0
+    def mean(values: Iterable[float]) -> float | None:
+        return math.fsum(values) / len(trajectories) if trajectories else None
 
     return Score(
         tasks=len(by_task),
         episodes=len(items),
         ungraded=len(items) - len(usable),
         failed=sum(t.end is EndReason.FAILED for t in trajectories),
-        accuracy=math.fsum(means) / len(means) if means else 0.0,
-        accuracy_se=standard_error(means),
+        accuracy=math.fsum(means) / len(means) if means else None,
+        accuracy_se=standard_error(means) if means else None,
         tool_calls=mean(t.num_tool_calls for t in trajectories),
         tool_share=mean(float(t.num_tool_calls > 0) for t in trajectories),
         answered=mean(float(t.end is EndReason.ANSWERED) for t in trajectories),
@@ -149,56 +164,3 @@ def evaluate_now(assembly: Assembly, *, forced: str = "") -> EvalResult:
     for chunk in chunks(total):
         items += judged(evaluate(assembly, tasks, chunk, forced=forced))
     return result_of(items)
-
-
-def run_eval(
-    config: Config,
-    out: Path,
-    *,
-    resume: Path | None = None,
-    report: Callable[[str], None] = lambda _: None,
-) -> EvalResult:
-    """Evaluate ``policy.model`` and write a run folder with every episode and ``result.json``.
-
-    Args:
-        config: ``[eval]`` names tasks and samples.
-        out: The run folder.
-        resume: The same folder after a kill: chunks already written are not run again.
-        report: Receives one line per chunk.
-    """
-    tasks, total = held_out(config)
-    done, items = 0, []
-    if resume:
-        _refuse_other_config(resume, config)
-        reader = RunReader(resume)
-        done = len(reader.steps())
-        saved = (reader.trajectories(step) for step in range(1, done + 1))
-        items = [(r.task.id, r.task.input.category, r.trajectory) for rs in saved for r in rs]
-    with (
-        assemble(config) as assembly,
-        RunWriter(out, config, verb="eval", resume_step=done if resume else None) as writer,
-    ):
-        for step, chunk in enumerate(chunks(total), 1):
-            if step <= done:
-                continue
-            groups = evaluate(assembly, tasks, chunk)
-            writer.rollouts(step, groups)
-            writer.metrics(step, rollout_metrics(groups) | assembly.stats())
-            items += judged(groups)
-            report(f"evaluated {chunk.stop} of {total} tasks")
-    result = result_of(items)
-    (out / "result.json").write_text(json.dumps(result.to_json(), indent=2) + "\n")
-    return result
-
-
-def _refuse_other_config(resume: Path, config: Config) -> None:
-    before, now = dict(read_info(resume).config), config.model_dump(mode="json")
-    for rewards in (before.get("rewards", {}), now["rewards"]):
-        # A larger budget grades more, not otherwise.
-        rewards.get("judge", {}).pop("max_calls", None)
-    other = [key for key in now if key != "run" and before.get(key) != now[key]]
-    if other:
-        raise RunError(
-            f"{resume} was evaluated with another [{other[0]}] section; a result of two configs "
-            "means nothing: start a new one"
-        )

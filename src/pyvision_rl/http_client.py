@@ -59,6 +59,8 @@ class JsonClient:
         """Take the address and limits of ``config``, and the key to send as bearer token."""
         parts = urlsplit(config.url)
         self._config = config
+        self.address = config.url.partition("?")[0]
+        """For messages."""
         self._key = key
         self._https = parts.scheme == "https"
         self._place = (parts.hostname or "", parts.port)
@@ -90,7 +92,7 @@ class JsonClient:
                 if not error.again or wait_s is None or retry == self._config.max_retries:
                     self.counts["failures"] += 1
                     tries = f" ({retry + 1} tries)" if retry else ""
-                    raise EndpointError(f"{self._config.url}: {error}{tries}") from None
+                    raise EndpointError(f"{self.address}: {error}{tries}") from None
             self.counts["retries"] += 1
             await asyncio.sleep(wait_s)
         raise AssertionError("the last try returns or raises")
@@ -109,7 +111,9 @@ class JsonClient:
         if error.wait_s is not None:
             return error.wait_s if error.wait_s <= most else None
         # Jitter: clients that were turned away together must not come back together.
-        return min(most, self._config.retry_wait_s * 2.0**retry) * self._jitter.uniform(0.5, 1)
+        return min(most, self._config.retry_wait_s * 2.0 ** min(retry, 60)) * self._jitter.uniform(
+            0.5, 1
+        )
 
     async def _try(self, path: str, data: bytes) -> dict[str, Any]:
         if self._slots is None:
@@ -146,7 +150,7 @@ class JsonClient:
             raise _TryError(why, again=again, wait_s=wait_s)
         try:
             value = json.loads(answer.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _TryError(f"an answer that is not JSON ({error})") from error
         if not isinstance(value, dict):
             raise _TryError(f"a {type(value).__name__} instead of an object")
@@ -241,6 +245,6 @@ def _seconds(text: str) -> float | None:
     """What Retry-After says, in seconds from now; None if it says nothing."""
     with suppress(ValueError):
         return max(0.0, float(text))
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError, OSError):
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from pyvision_rl.config import Config
 from pyvision_rl.errors import TrainError
 from pyvision_rl.types import Batch, EndReason, ExecStatus, Group, Malformed, Trajectory
 
@@ -15,13 +16,13 @@ from pyvision_rl.types import Batch, EndReason, ExecStatus, Group, Malformed, Tr
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Return the numbers of a set of graded groups: means over trajectories.
 
-    What nothing was measured for, such as the accuracy of episodes with a tool call where none has
-    one, is left out.
+    What nothing was measured for is left out: the accuracy of episodes with a tool call where none
+    has one, reward and accuracy where nothing was graded.
     """
     trajectories = [t for g in groups for t in g.trajectories]
     graded = [t.reward for t in trajectories if t.reward is not None]
     turns = [turn for t in trajectories for turn in t.turns]
-    numbers = {
+    numbers: dict[str, float | None] = {
         "trajectories": float(len(trajectories)),
         "graded": float(len(graded)),
         "reward": _mean(r.total for r in graded),
@@ -49,7 +50,16 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     for name, members in sorted(by_category.items()):
         numbers[f"accuracy_{name}"] = _mean(t.reward.correct for t in members if t.reward)
         numbers[f"tool_calls_{name}"] = _mean(t.num_tool_calls for t in members)
-    return numbers
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+def told(numbers: Mapping[str, float]) -> str:
+    """Return the chief numbers of a step for people, a dash for what was not measured."""
+    shown = (("reward", 3), ("accuracy", 3), ("tool_calls", 2))
+    return "  ".join(
+        f"{name.replace('_', ' ')} {numbers[name]:.{digits}f}" if name in numbers else f"{name} -"
+        for name, digits in shown
+    )
 
 
 def selection_metrics(
@@ -101,33 +111,39 @@ def shares(numbers: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def check_failures(groups: Sequence[Group], most: float, where: str) -> str:
-    """Return a remark on the episodes that we failed to run, or "" when there are none.
+def check_failures(groups: Sequence[Group], config: Config, where: str) -> str:
+    """Return a remark on the episodes that we failed to run or to grade, or "" without any.
 
     Raises:
-        TrainError: Their share is above ``most``: what is left would be a biased sample.
+        TrainError: Either share is above what the config allows: what is left would be a biased
+            sample, or nothing.
     """
     episodes = [t for g in groups for t in g.trajectories]
     failed = [t for t in episodes if t.end is EndReason.FAILED]
-    if not failed:
-        return ""
-    remark = f"{where}: {len(failed)} of {len(episodes)} episodes failed: {failed[0].error}"
-    if len(failed) > most * len(episodes):
-        raise TrainError(f"{remark} (rollout.max_failed_share = {most})")
-    return remark
+    ungraded = [t for t in episodes if t.reward is None and t.end is not EndReason.FAILED]
+    remarks = []
+    for found, what, most, key in (
+        (failed, "failed", config.rollout.max_failed_share, "rollout.max_failed_share"),
+        (ungraded, "are ungraded", config.rewards.max_ungraded_share, "rewards.max_ungraded_share"),
+    ):
+        if found:
+            counted = f"{len(found)} of {len(episodes)} episodes {what}"
+            remarks.append(f"{where}: {counted}: {found[-1].error or 'no reason given'}")
+        if len(found) > most * len(episodes):
+            raise TrainError(f"{remarks[-1]} ({key} = {most})")
+    return "; ".join(remarks)
 
 
-def _by_tool_use(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+def _by_tool_use(trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
     """Return the accuracy of graded episodes with a tool call, and of those without one."""
-    found = {}
-    for name, wanted in (("correct_with_tool", True), ("correct_without_tool", False)):
-        rewards = [t.reward for t in trajectories if t.reward and (t.num_tool_calls > 0) is wanted]
-        if rewards:
-            found[name] = _mean(r.correct for r in rewards)
-    return found
+    graded = [(t.num_tool_calls > 0, t.reward.correct) for t in trajectories if t.reward]
+    return {
+        "correct_with_tool": _mean(right for looked, right in graded if looked),
+        "correct_without_tool": _mean(right for looked, right in graded if not looked),
+    }
 
 
-def _uniform(groups: Sequence[Group]) -> dict[str, float]:
+def _uniform(groups: Sequence[Group]) -> dict[str, float | None]:
     """Return the shares of groups whose graded members are all right, and all wrong."""
     graded = [[t.reward.correct for t in g.trajectories if t.reward] for g in groups]
     judged = [right for right in graded if right]
@@ -142,6 +158,6 @@ def _hit_time_limit(trajectory: Trajectory) -> int:
     return sum(e.status in (ExecStatus.TIMEOUT, ExecStatus.KILLED) for e in executions)
 
 
-def _mean(values: Iterable[float]) -> float:
+def _mean(values: Iterable[float]) -> float | None:
     numbers = list(values)
-    return sum(numbers) / len(numbers) if numbers else 0.0
+    return sum(numbers) / len(numbers) if numbers else None

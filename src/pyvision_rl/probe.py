@@ -86,7 +86,7 @@ def probe_model(assembly: Assembly) -> ProbeResult:
         )
 
     free, tool, direct = (roll(f) for f in ("", config.probe.tool_start, config.probe.direct_start))
-    check_failures([*free, *tool, *direct], config.rollout.max_failed_share, "the probe")
+    check_failures([*free, *tool, *direct], config, "the probe")
     return _result(config.probe, free, tool, direct)
 
 

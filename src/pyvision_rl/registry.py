@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_origin
 
@@ -89,10 +90,15 @@ def parse_options(model: type[M], options: Mapping[str, Any], where: str) -> M:
         ConfigError: A key is unknown or missing, or a value has the wrong type or range.
     """
     try:
-        return model.model_validate(dict(options))
+        made = model.model_validate(dict(options))
     except ValidationError as error:
         lines = [describe(fault, model, where) for fault in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
+        # Not "from error": pydantic quotes what it was given, and that may be a secret.
+        raise ConfigError("\n".join(lines)) from None
+    for key, value in made:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where}.{key} = {value}: wants a finite number")
+    return made
 
 
 def describe(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> str:
@@ -107,6 +113,8 @@ def describe(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> st
         return f"{key} is missing"
     expected = str(fault["msg"])
     expected = expected[:1].lower() + expected[1:]
+    if fault["type"] == "secret":
+        return f"{key} {expected}"
     return f"{key} = {fault['input']!r}: {expected}"
 
 

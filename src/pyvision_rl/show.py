@@ -290,7 +290,9 @@ def _image(media: Media) -> str:
     return f"{name}{media.width}×{media.height} media/{media.sha256[:12]}"
 
 
-def _value(value: float | str) -> str:
+def _value(value: float | str | None) -> str:
+    if value is None:
+        return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pyvision_rl.assemble import assemble, build_tasks, num_tasks
+from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.collect import draw_tasks
 from pyvision_rl.config import Config, SynthesizeConfig
 from pyvision_rl.conversations import SYNTHESIZE
@@ -23,6 +23,7 @@ from pyvision_rl.metrics import check_failures, rollout_metrics
 from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunReader, RunWriter, read_info
+from pyvision_rl.same_config import HOW_MUCH_IS_GRADED, other_sections
 from pyvision_rl.types import EndReason, ExecStatus, Group, Malformed, Trajectory
 
 REASONS = (
@@ -47,6 +48,7 @@ _MAY_DIFFER: dict[str, Any] = {
     "policy": {"device", "threads", "max_batch"},
     "sandbox": {"wall_s", "grace_s", "memory_mb", "max_running"},
     "rollout": {"max_live_episodes", "max_failed_share", "group_size"},
+    "rewards": HOW_MUCH_IS_GRADED,
     **dict.fromkeys(("selection", "train", "sft", "probe", "eval", "run", "new_model"), True),
 }
 """Config keys that a resumed run may change: the same rollouts are made and kept."""
@@ -108,7 +110,8 @@ def run_synthesize(
         ConfigError: Nothing would be kept by ``[run]`` or ``[synthesize]``.
         RunError: The folder is of another config or verb.
         TrainError: More episodes of a step failed by our own fault than
-            ``rollout.max_failed_share``; what was written so far can be gone on with.
+            ``rollout.max_failed_share``, or were not graded than ``rewards.max_ungraded_share``;
+            what was written so far can be gone on with.
     """
     check_synthesize(config)
     tasks = build_tasks(config.tasks)
@@ -130,9 +133,9 @@ def run_synthesize(
                 seed=derive_seed(config.seed, SYNTHESIZE, first),
                 group_size=config.synthesize.samples,
             )
-            if remark := check_failures(groups, config.rollout.max_failed_share, f"step {step}"):
+            if remark := check_failures(groups, config, f"step {step}"):
                 writer.event("failed", remark)
-            made = _keep(writer, step, groups, config.synthesize, assembly.harness.renderer)
+            made = _keep(writer, step, groups, assembly)
             counts.update(made)
             report(f"rolled out {chunk.stop} of {total} tasks, kept {counts['kept']} rollouts")
     result = _result(total, total * config.synthesize.samples, counts)
@@ -155,13 +158,10 @@ def check_synthesize(config: Config) -> None:
 
 
 def _keep(
-    writer: RunWriter,
-    step: int,
-    groups: Sequence[Group],
-    config: SynthesizeConfig,
-    renderer: Renderer,
+    writer: RunWriter, step: int, groups: Sequence[Group], assembly: Assembly
 ) -> Counter[str]:
     """Write one step, and return its counts. The metrics come last: they mark it as whole."""
+    config, renderer = assembly.config.synthesize, assembly.harness.renderer
     fates = [verdicts(group.trajectories, config, renderer) for group in groups]
     rows = [
         (group.task, trajectory, None, why)
@@ -173,7 +173,7 @@ def _keep(
     counts["tasks_kept"] = sum(None in whys for whys in fates)
     # Without its pictures a trajectory cannot be learnt from, whatever run.media_every says.
     writer.rollouts(step, rows, write_media=True)
-    writer.metrics(step, {**rollout_metrics(groups), **counts})
+    writer.metrics(step, {**rollout_metrics(groups), **assembly.stats(), **counts})
     return counts
 
 
@@ -219,10 +219,7 @@ def _written(resume: Path, config: Config) -> tuple[Counter[str], int]:
     info = read_info(resume)
     if info.verb != SYNTHESIZE:
         raise RunError(f"{resume} is a run of {info.verb!r}; {SYNTHESIZE} cannot go on in it")
-    before = Config.model_validate(info.config).model_dump(mode="json", exclude=_MAY_DIFFER)
-    now = config.model_dump(mode="json", exclude=_MAY_DIFFER)
-    other = [key for key in now if before[key] != now[key]]
-    if other:
+    if other := other_sections(info.config, config, _MAY_DIFFER):
         raise RunError(
             f"{resume} was made with another [{other[0]}] section; a set made by two configs "
             "cannot be told apart: start a new one"

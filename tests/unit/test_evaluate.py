@@ -11,8 +11,9 @@ import pytest
 from pyvision_rl import assemble, evaluate
 from pyvision_rl.collect import run_rollout
 from pyvision_rl.config import Config
-from pyvision_rl.errors import RunError
-from pyvision_rl.evaluate import result_of, run_eval, score
+from pyvision_rl.errors import RewardError, RunError
+from pyvision_rl.eval_run import run_eval
+from pyvision_rl.evaluate import result_of, score
 from pyvision_rl.types import EndReason, Reward, Trajectory
 from tests.tiny_models import make_tiny
 
@@ -47,8 +48,21 @@ def test_categories_are_scored_apart() -> None:
     assert {n: s.accuracy for n, s in got.categories.items()} == {"easy": 1.0, "hard": 0.0}
 
 
-def test_nothing_to_score_is_no_crash() -> None:
-    assert score([]).accuracy == 0.0
+def test_where_nothing_was_graded_no_rate_is_told() -> None:
+    for items in ([], [("a", "easy", episode("a", None))]):
+        found = result_of(items)
+        assert (found.overall.accuracy, found.overall.accuracy_se) == (None, None)
+        assert not any("accuracy" in name or "calls" in name for name in found.metrics())
+
+
+def test_the_share_that_was_run_and_graded_is_told() -> None:
+    items = [
+        ("a", "", episode("a", True)),
+        ("b", "", episode("b", None, EndReason.FAILED)),
+        ("c", "", episode("c", None)),
+        ("d", "", episode("d", False)),
+    ]
+    assert result_of(items).metrics()["eval_graded_share"] == 0.5
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +122,34 @@ def test_only_an_evaluation_of_the_same_config_can_be_gone_on_with(
     run_rollout(config, tmp_path / "rollout")
     with pytest.raises(RunError, match="a run of 'rollout'; eval cannot go on in it"):
         run_eval(config, tmp_path / "rollout", resume=tmp_path / "rollout")
+
+
+def test_a_folder_from_before_a_key_was_known_can_be_gone_on_with(
+    config: Config, tmp_path: Path
+) -> None:
+    whole = run_eval(config, tmp_path / "run")
+    info = tmp_path / "run" / "run.json"
+    kept = json.loads(info.read_text())
+    del kept["config"]["watch"]
+    del kept["config"]["rewards"]["max_ungraded_share"]
+    info.write_text(json.dumps(kept))
+    more = config.rewards.model_copy(
+        update={"judge": config.rewards.judge.model_copy(update={"max_calls": 9})}
+    )
+    again = config.model_copy(update={"rewards": more})
+    assert run_eval(again, tmp_path / "run", resume=tmp_path / "run") == whole
+
+
+def test_an_evaluation_that_nobody_could_grade_is_an_error_and_keeps_its_episodes(
+    config: Config, tmp_path: Path
+) -> None:
+    rewards = config.rewards.model_copy(update={"name": "tests.fakes:BrokenGrader"})
+    broken = config.model_copy(update={"rewards": rewards})
+    with pytest.raises(RewardError, match=r"none of 16 episodes could be graded: .*the judge is"):
+        run_eval(broken, tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["overall"]["accuracy"] is None
+    assert result["overall"]["ungraded"] == 16
 
 
 def test_two_evaluations_of_one_model_are_equal(config: Config, tmp_path: Path) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import socket
 import time
+import traceback
 from email.utils import formatdate
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from pyvision_rl.chat_endpoint import ChatEndpoint
 from pyvision_rl.config import EndpointConfig
 from pyvision_rl.errors import ConfigError, EndpointError, MissingKeyError
 from pyvision_rl.http_client import JsonClient
+from pyvision_rl.registry import parse_options
 from pyvision_rl.testing.fake_openai import FakeOpenAI, Fault
 
 KEY = "sk-do-not-tell-4711"
@@ -51,6 +53,7 @@ RECOVERABLE = {
     "a dropped connection": Fault(drop=True),
     "a truncated body": Fault(truncate=True),
     "no JSON": Fault(body=b"<html>busy</html>"),
+    "a JSON that is too deep": Fault(body=b'{"choices": ' + b"[" * 200_000),
     "half of a JSON": Fault(body=b'{"choices": [{"mess'),
     "no object": Fault(body=b"[1, 2]"),
     "a slow start": Fault(delay_s=2.0),
@@ -197,11 +200,33 @@ def test_the_key_is_sent_and_is_in_no_message() -> None:
         ("ftp://host/v1", "wants http://"),
         ("http:///v1", "wants http://"),
         ("https://me:secret@host/v1", "user or password"),
+        ("https://host/v1?key=secret", "no query but api-version"),
+        ("https://host/v1?api-version=1&key=secret", "no query but api-version"),
+        ("https://host/v1#secret", "no fragment"),
+        ("http://host:port/v1", "port"),
+        ("http://host:99999/v1", "out of range"),
+        ("http://[::1/v1", "IPv6"),
+        ("http://:80/v1", "wants http://"),
     ],
 )
 def test_an_address_that_cannot_be_one_is_refused(url: str, part: str) -> None:
-    with pytest.raises(ValidationError, match=part):
-        EndpointConfig(url=url)
+    with pytest.raises(ConfigError, match=part) as caught:
+        parse_options(EndpointConfig, {"url": url}, "rewards.judge")
+    assert str(caught.value).startswith("rewards.judge.url ")
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_api_version_is_sent_and_left_out_of_messages() -> None:
+    with FakeOpenAI(always=Fault(status=401)) as server:
+        (found,) = ask(JsonClient(config(f"{server.url}?api-version=2024-10-21")))
+    assert isinstance(found, EndpointError)
+    assert "api-version" not in str(found)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e300])
+def test_a_time_limit_that_no_socket_takes_is_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match="timeout_s"):
+        parse_options(EndpointConfig, {"timeout_s": value}, "rewards.judge")
 
 
 # One chat completion.

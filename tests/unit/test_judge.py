@@ -419,6 +419,16 @@ def test_writers_that_are_killed_and_writers_that_meet_leave_no_cut_entry(tmp_pa
         assert VerdictCache(str(tmp_path)).get(f"{number:064d}") is (number % 2 == 0)
 
 
+def test_of_two_processes_the_first_verdict_counts(tmp_path: Path) -> None:
+    one, other = VerdictCache(str(tmp_path)), VerdictCache(str(tmp_path))
+    # Both asked before either had an answer.
+    assert one.get("k" * 64) is other.get("k" * 64) is None
+    assert one.put("k" * 64, True, {}) is True
+    assert other.put("k" * 64, False, {}) is True
+    assert other.get("k" * 64) is VerdictCache(str(tmp_path)).get("k" * 64) is True
+    assert [file.suffix for file in tmp_path.rglob("*.*")] == [".json"]
+
+
 def test_a_cache_that_cannot_be_written_costs_no_verdict(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

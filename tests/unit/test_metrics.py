@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from pyvision_rl.metrics import rollout_metrics, selection_metrics, shares
+from dataclasses import replace
+
+import pytest
+
+from pyvision_rl.config import Config
+from pyvision_rl.errors import TrainError
+from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics, shares, told
 from pyvision_rl.types import (
     Batch,
     EndReason,
@@ -69,6 +75,21 @@ def test_what_nothing_was_measured_for_is_left_out() -> None:
     numbers = rollout_metrics([group("a", episode("a", 0, True, tool=False))])
     assert numbers["correct_without_tool"] == 1.0
     assert "correct_with_tool" not in numbers
+    nothing = rollout_metrics([group("a", episode("a", 0, None, tool=True))])
+    about_grades = ("reward", "accuracy", "correct_", "groups_all_")
+    assert not any(name.startswith(about_grades) for name in nothing)
+    assert (nothing["graded"], nothing["tool_calls"]) == (0.0, 1.0)
+    assert told(nothing) == "reward -  accuracy -  tool calls 1.00"
+
+
+def test_a_grader_that_is_gone_stops_what_needs_grades() -> None:
+    lost = [replace(episode("a", i, None, tool=False), error=f"lost {i}") for i in range(3)]
+    groups = [group("a", episode("a", 3, True, tool=False), *lost)]
+    with pytest.raises(TrainError, match=r"3 of 4 .*ungraded: lost 2 \(rewards.max_ungraded_share"):
+        check_failures(groups, Config(), "step 1")
+    lenient = Config.model_validate({"rewards": {"max_ungraded_share": 0.75}})
+    assert check_failures(groups, lenient, "step 1").startswith("step 1: 3 of 4 episodes")
+    assert check_failures([group("a", episode("a", 0, True, tool=False))], Config(), "") == ""
 
 
 def test_shares_are_of_what_entered_selection() -> None:

@@ -22,7 +22,7 @@ from pyvision_rl.collect import run_rollout
 from pyvision_rl.config import Config, PolicyConfig
 from pyvision_rl.config_file import dump_config
 from pyvision_rl.errors import ConfigError, PolicyError
-from pyvision_rl.evaluate import run_eval
+from pyvision_rl.eval_run import run_eval
 from pyvision_rl.media import image_media
 from pyvision_rl.policy.openai_chat import OpenAIChatPolicy, with_stop
 from pyvision_rl.rendering.chars import CharsRenderer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from pyvision_rl.config import RewardsConfig
 from pyvision_rl.errors import ConfigError, RewardError
@@ -18,6 +20,7 @@ from pyvision_rl.media import image_media
 from pyvision_rl.rewards import Rewarder, build_terms
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.rewards.grading import num_paid_calls
+from pyvision_rl.rewards.terms import GroupTerms
 from pyvision_rl.types import (
     EndReason,
     ExecStatus,
@@ -230,6 +233,14 @@ class Broken:
         if self._value is None:
             raise RewardError("the server is gone")
         return [float(self._value)] * len(trajectories)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", math.inf])
+def test_a_term_worth_no_finite_number_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"rewards\.terms\.format\.bonus = .*finite number"):
+        GroupTerms({"format": {"bonus": value}})
+    with pytest.raises(ValidationError, match="finite number"):
+        RewardsConfig.model_validate({"tool_use_per_call": value})
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,13 @@ def test_the_summary_of_an_evaluation_shows_its_result(run: Path) -> None:
         assert piece in shown, piece
 
 
+def test_an_evaluation_that_nobody_could_grade_shows_no_rates(run: Path) -> None:
+    lost = replace(episode().trajectory, reward=None)
+    (run / "result.json").write_text(json.dumps(result_of([("a", "", lost)]).to_json()))
+    (line,) = (x for x in printed(render_run(run)).splitlines() if x.strip().startswith("answered"))
+    assert line.split() == ["answered", "-"]
+
+
 def test_a_cut_line_is_mentioned(run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as out:
         out.write('{"step": 4, "rew')

@@ -18,6 +18,7 @@ from pyvision_rl.rendering.chars import CharsRenderer
 from pyvision_rl.runs import RunReader
 from pyvision_rl.synthesize import REASONS, run_synthesize, verdicts
 from pyvision_rl.tasks.needle import NeedleTasks
+from pyvision_rl.testing.fake_openai import FakeOpenAI
 from pyvision_rl.types import (
     Action,
     EndReason,
@@ -232,7 +233,13 @@ def test_only_the_same_synthesis_can_be_gone_on_with(tmp_path: Path) -> None:
         other = Config.model_validate({**COLOURS, section: values})
         with pytest.raises(RunError, match=rf"another \[{section}\] section"):
             run_synthesize(other, tmp_path / "run", resume=tmp_path / "run")
-    slower = Config.model_validate({**COLOURS, "rollout": {"max_live_episodes": 1}})
+    slower = Config.model_validate(
+        {
+            **COLOURS,
+            "rollout": {"max_live_episodes": 1},
+            "rewards": {"judge": {"max_calls": 3}},
+        }
+    )
     assert run_synthesize(slower, tmp_path / "run", resume=tmp_path / "run").kept == 8
     run_rollout(config, tmp_path / "rollout")
     with pytest.raises(RunError, match="a run of 'rollout'; synthesize cannot go on in it"):
@@ -249,6 +256,22 @@ def test_a_teacher_that_cannot_be_reached_stops_the_run_or_is_counted_as_ours(
     result = run_synthesize(allowed, tmp_path / "counted")
     assert (result.kept, result.rejected) == (0, {"failed": 16})
     assert len(RunReader(tmp_path / "counted").events()) == 3
+
+
+def test_a_judge_that_is_gone_stops_the_run(tmp_path: Path) -> None:
+    raw = {**COLOURS, "rewards": {"name": "tests.fakes:BrokenGrader"}}
+    with pytest.raises(TrainError, match=r"6 of 6 episodes are ungraded: .*the judge is gone"):
+        run_synthesize(Config.model_validate(raw), tmp_path / "stopped")
+
+
+def test_what_the_judge_was_asked_is_in_the_metrics(tmp_path: Path) -> None:
+    with FakeOpenAI(lambda _: "1") as server:
+        judge = {"url": server.url, "model": "m", "cache": "", "rules_first": False}
+        raw = {**COLOURS, "rewards": {"name": "judge", "judge": judge}}
+        run_synthesize(Config.model_validate(raw), tmp_path / "run")
+    calls = [line["judge_requests"] for line in RunReader(tmp_path / "run").metrics()]
+    # Two equal rollouts of a task share a call: eight tasks, three a step.
+    assert calls == [3, 3, 2]
 
 
 @pytest.mark.parametrize(

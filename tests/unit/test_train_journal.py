@@ -83,6 +83,19 @@ def test_the_evaluation_before_the_first_step_is_no_checkpoint(tmp_path: Path) -
     assert again.started
 
 
+@pytest.mark.parametrize(("graded", "best"), [(0.89, 2), (0.9, 1)])
+def test_an_evaluation_that_was_hardly_graded_decides_nothing(
+    tmp_path: Path, graded: float, best: int
+) -> None:
+    few = {"eval_accuracy": 1.0, "eval_graded_share": graded}
+    lines = {1: few, 2: {"eval_accuracy": 0.5, "eval_graded_share": 1.0}}
+    journal, _ = note(tmp_path / "run", config({"stop_at": 0.9}), lines)
+    assert journal.best_step == best
+    assert bool(journal.ended) is (best == 1)
+    names = [event["name"] for event in RunReader(tmp_path / "run").events()]
+    assert names == (["no_best_metric"] if best == 2 else [])
+
+
 def test_an_evaluation_without_the_chosen_metric_is_noted(tmp_path: Path) -> None:
     note(tmp_path / "run", config({"best_metric": "eval_f1"}), {1: {"eval_accuracy": 0.5}, 2: {}})
     (event,) = RunReader(tmp_path / "run").events()

@@ -26,9 +26,9 @@ from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.media import image_media
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.runs import RunReader, RunWriter
-from pyvision_rl.train.checkpoints import Checkpoint, latest_checkpoint, step_path
+from pyvision_rl.train.checkpoints import Checkpoint, latest_checkpoint, resume_from, step_path
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
-from pyvision_rl.train.sft import run_sft
+from pyvision_rl.train.sft import _refuse_other_config, run_sft
 from pyvision_rl.train.sft_data import Mixture, TokenWeights, load_source
 from pyvision_rl.train.sft_parts import SftParts, Wire
 from pyvision_rl.types import (
@@ -233,6 +233,21 @@ def test_resuming_may_save_elsewhere_and_more_often(
     other = config_of(source, pairs, {"steps": 1}, save_every=1, keep_checkpoints=9)
     other = other.model_copy(update={"policy": other.policy.model_copy(update={"model": "moved"})})
     run_sft(other, tmp_path / "run", resume=tmp_path / "run", wire=Wiring())
+
+
+def test_resuming_may_change_what_only_rl_reads_and_know_more_keys(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    config = config_of(source, pairs, {"steps": 1})
+    run_sft(config, tmp_path / "run", wire=Wiring())
+    start = resume_from(tmp_path / "run")
+    del start.extra["config"]["rewards"]["max_paid_calls"]
+    raw = config.model_dump(mode="json")
+    raw["train"] |= {"epochs": 3, "clip_high": 0.3, "kl_coefficient": 0.1, "loss_norm": "constant"}
+    _refuse_other_config(Config.model_validate(raw), start)
+    raw["rewards"]["max_paid_calls"] = 2
+    with pytest.raises(CheckpointError, match="other values of rewards;"):
+        _refuse_other_config(Config.model_validate(raw), start)
 
 
 PROBED = {"steps": 8, "stop_when": "probe", "probe_every": 2}

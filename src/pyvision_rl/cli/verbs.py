@@ -141,7 +141,7 @@ def _rl(job: Job) -> Any:
 
 def _evaluate(job: Job) -> Any:
     """Evaluate a model on held-out tasks; accuracy with standard errors."""
-    from pyvision_rl.evaluate import run_eval
+    from pyvision_rl.eval_run import run_eval
 
     return run_eval(job.config, job.out, resume=job.resume, report=job.report)
 

@@ -12,6 +12,8 @@ SCHEMA = 1
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, and unknown keys are errors."""
+    """Base of every section: immutable; unknown keys, infinities and NaNs are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from pyvision_rl.config.base import Section
+
+_NO_SECRET = re.compile(r"(api-version=[\w.-]*)?")
 
 
 class EndpointConfig(Section):
     """A server with an OpenAI-compatible chat endpoint. No proxy is used."""
 
     url: str = ""
-    """Base address, e.g. ``http://localhost:8000/v1``; ``/chat/completions`` is added."""
+    """Base address, e.g. ``http://localhost:8000/v1``; ``/chat/completions`` is added. May end in
+    ``?api-version=...``."""
     model: str = ""
     """The name under which the server serves it."""
     api_key_env: str = ""
     """Name of the environment variable that holds the key; empty sends none. The key itself is
     written nowhere."""
-    timeout_s: float = Field(120.0, gt=0)
+    timeout_s: float = Field(120.0, gt=0, le=86_400)
     """For one try, from connecting to the last byte."""
     max_concurrent: int = Field(32, gt=0)
     """Requests under way at the same time."""
@@ -31,12 +38,17 @@ class EndpointConfig(Section):
     @field_validator("url")
     @classmethod
     def _plain_address(cls, url: str) -> str:
-        scheme, found, rest = url.partition("://")
-        host = rest.partition("/")[0]
-        if url and not (found and scheme in ("http", "https") and host):
+        # A ValueError of these two, too, becomes an error that names the key.
+        parts = urlsplit(url)
+        _ = parts.port
+        if "@" in parts.netloc or parts.fragment or not _NO_SECRET.fullmatch(parts.query):
+            raise PydanticCustomError(
+                "secret",
+                "may hold no user or password, no fragment, and no query but api-version: it is "
+                "written to the run folder; a key goes into the variable that api_key_env names",
+            )
+        if url and not (parts.scheme in ("http", "https") and parts.hostname):
             raise ValueError("wants http://host/... or https://host/...")
-        if "@" in host:
-            raise ValueError("holds a user or password, which would be written to the run folder")
         return url
 
 

@@ -139,6 +139,9 @@ class RewardsConfig(Section):
     terms: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """More terms of the reward, by the name they have in the metrics, each with its options:
     format, curiosity, or a name of yours with the option ``name = "package.module:Name"``."""
+    max_ungraded_share: float = Field(0.5, ge=0, le=1)
+    """An RL or synthesize step, or a probe, in which more episodes than this could not be graded
+    (a judge that is gone, or whose ``max_calls`` are used up) stops the run."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Checked by the grader."""
     judge: JudgeConfig = JudgeConfig()

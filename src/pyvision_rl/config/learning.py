@@ -119,7 +119,8 @@ class TrainConfig(Section):
     eval_at_start: bool = False
     """Evaluate before the first step of RL too, as step 0."""
     best_metric: str = Field("eval_accuracy", pattern="^eval_.")
-    """The number of an evaluation that is compared; more is better."""
+    """The number of an evaluation that is compared; more is better. An evaluation of which less
+    than nine tenths could be run and graded is noted and decides nothing."""
     stop_at: float | None = None
     """RL ends with the evaluation whose ``best_metric`` reaches this."""
     patience: int = Field(0, ge=0)

@@ -118,8 +118,10 @@ class Judge:
             self.counts["unreadable"] += 1
             cut = ", cut off at rewards.judge.max_new_tokens" if reply.finish == "length" else ""
             raise RewardError(f"the judge gave no verdict but {reply.text[:80]!r}{cut}")
+        details = {**details, "model": self.config.model}
         try:
-            self._cache.put(key, right, {**details, "model": self.config.model})
+            # In a thread: it waits for the disk.
+            right = await asyncio.to_thread(self._cache.put, key, right, details)
         except OSError as error:
             _log.warning("a verdict could not be kept in %s: %s", self.config.cache, error)
         return right

@@ -30,8 +30,9 @@ MAX_ANSWER_CHARS = 200
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 # A digit that hangs on a word or a power is no number of its own: the 2 of m2 and m^2. A sign
-# behind a number is a dash: 3-4 are two numbers. What is raised or multiplied is not read at all.
-_NOT_PLAIN = r"[⁰¹²³⁴-⁹]|\^(?!\{?\\circ)|\\(?:pi|sqrt)"
+# behind a number is a dash: 3-4 are two numbers. What is raised or multiplied (3x4), or goes on
+# behind a second point (1.5.2), is not read at all.
+_NOT_PLAIN = r"[⁰¹²³⁴-⁹]|\^(?!\{?\\circ)|\\(?:pi|sqrt)|\.+[0-9]|[xX][0-9]"
 _NUMBER = re.compile(
     rf"(?<![\w.^])(?>[+-]?(?:{_DIGITS})(?:e[+-]?[0-9]{{1,3}}(?!\w))?)(?!{_NOT_PLAIN})"
 )

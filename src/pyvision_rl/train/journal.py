@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pyvision_rl.train.watch import Alarm
 
 
+_MIN_GRADED = 0.9
+
+
 class Journal:
     """Notes one run; a context manager that ends with a summary for people."""
 
@@ -94,8 +97,10 @@ class Journal:
         """Note a whole step."""
         self.writer.metrics(step, numbers)
         metric = self._train.best_metric
-        if metric not in numbers and any(name.startswith("eval_") for name in numbers):
-            self.event("no_best_metric", f"step {step}: the evaluation has no {metric}", step)
+        if not _counts(numbers, metric) and any(name.startswith("eval_") for name in numbers):
+            graded = f"{numbers.get('eval_graded_share', 1.0):.0%} of it was graded"
+            text = f"step {step}: the evaluation has no {metric} to go by ({graded})"
+            self.event("no_best_metric", text, step)
         line = {"step": step, "time": time.time(), **numbers}
         for alarm in self._take(line):
             kind = "alarm" if alarm.raised else "alarm_cleared"
@@ -148,9 +153,14 @@ class Journal:
         self.last_step = line["step"]
         if self.last_step < 1:
             return []
-        if self._train.best_metric in line:
+        if _counts(line, self._train.best_metric):
             self._evaluations[line["step"]] = line[self._train.best_metric]
         return self._watch.see(line["step"], line)
+
+
+def _counts(line: Mapping[str, Any], metric: str) -> bool:
+    """Whether a step's evaluation may decide anything: not when much of it is unknown."""
+    return metric in line and line.get("eval_graded_share", 1.0) >= _MIN_GRADED
 
 
 def _open_trackers(config: Config, writer: RunWriter, ids: Mapping[str, str] | None) -> Trackers:

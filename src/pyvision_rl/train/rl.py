@@ -17,8 +17,8 @@ from typing import Any
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
-from pyvision_rl.evaluate import EvalResult, evaluate_now
-from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics, shares
+from pyvision_rl.evaluate import evaluate_now
+from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics, shares, told
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
@@ -69,7 +69,7 @@ def run_rl(
     Raises:
         ConfigError: The policy is not in-process, or greedy; or a tracker is not there.
         CheckpointError: There is nothing whole to resume from, or it is not of an RL run.
-        TrainError: Too many failed episodes; no usable group in a step with
+        TrainError: Too many failed or ungraded episodes; no usable group in a step with
             ``selection.on_short = "error"``; or a NaN.
         RunError: The disk refuses.
         Interrupted: A signal stopped the run after a step (130 or 143); it can be resumed.
@@ -221,7 +221,7 @@ def _train_step(
     sampled = time.perf_counter()
     # Before the update: what it fails on should be there to be looked at.
     journal.writer.rollouts(step, (*groups, *collected.carried_in), batch)
-    remark = check_failures(groups, config.rollout.max_failed_share, f"step {step}")
+    remark = check_failures(groups, config, f"step {step}")
     for name, text in (("failed_episodes", remark), *collector.skipped()):
         if text:
             journal.event(name, text, step)
@@ -241,8 +241,7 @@ def _train_step(
         numbers |= _evaluation(assembly, step)
     journal.step(step, numbers | assembly.stats())
     journal.report(
-        f"step {step}/{config.train.steps}  reward {numbers['reward']:.3f}  "
-        f"accuracy {numbers['accuracy']:.3f}  tool calls {numbers['tool_calls']:.2f}  "
+        f"step {step}/{config.train.steps}  {told(numbers)}  "
         f"kept {len(batch.samples)}/{batch.num_generated}  "
         f"{numbers['sample_s'] + numbers['update_s']:.1f} s"
     )
@@ -252,18 +251,4 @@ def _evaluation(assembly: Assembly, step: int) -> dict[str, float]:
     """Return the held-out result with the weights after ``step``."""
     policy: Any = assembly.harness.policy
     policy.set_version(step)
-    return _eval_metrics(evaluate_now(assembly))
-
-
-def _eval_metrics(result: EvalResult) -> dict[str, float]:
-    numbers = {
-        "eval_accuracy": result.overall.accuracy,
-        "eval_accuracy_se": result.overall.accuracy_se,
-        "eval_tool_calls": result.overall.tool_calls,
-        "eval_failed": float(result.overall.failed),
-        "eval_ungraded": float(result.overall.ungraded),
-    }
-    for name, score in result.categories.items():
-        numbers[f"eval_accuracy_{name}"] = score.accuracy
-        numbers[f"eval_tool_calls_{name}"] = score.tool_calls
-    return numbers
+    return evaluate_now(assembly).metrics()

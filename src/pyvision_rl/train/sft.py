@@ -23,6 +23,7 @@ from pyvision_rl.checks_sft import check_stages
 from pyvision_rl.config import Config, SftStageConfig
 from pyvision_rl.errors import CheckpointError
 from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.same_config import HOW_MUCH_IS_GRADED, other_sections
 from pyvision_rl.train.checkpoints import (
     Checkpoint,
     drop_after,
@@ -53,11 +54,15 @@ _MAY_DIFFER: dict[str, Any] = {
     "train": {
         *("save_every", "keep_checkpoints", "keep_every", "steps"),
         *("eval_every", "eval_at_start", "best_metric", "stop_at", "patience"),
+        *("micro_batch_rows", "minibatches", "epochs", "old_logprobs", "tis_cap"),
+        *("clip_low", "clip_high", "dual_clip", "loss_norm", "constant_tokens"),
+        *("kl_coefficient", "kl_reference"),
     },
     # The checkpoint holds the model; the others fit a run to its machine.
     "policy": {"model", "device", "threads", "max_batch"},
     "sandbox": {"wall_s", "grace_s", "memory_mb", "max_running"},
     "rollout": {"max_live_episodes", "max_failed_share"},
+    "rewards": HOW_MUCH_IS_GRADED,
     **dict.fromkeys(("selection", "eval", "run", "watch", "new_model", "synthesize"), True),
 }
 """Config keys that a resumed run may change: SFT does not read them, or the result is the same."""
@@ -353,9 +358,7 @@ def _refuse_other_config(config: Config, start: Checkpoint | None) -> None:
         return
     if "progress" not in start.extra:
         raise CheckpointError(f"{start.path} was not made by sft; start from it with policy.model")
-    saved, now = start.extra["config"], _identity(config)
-    differing = [key for key, value in now.items() if key not in saved or saved[key] != value]
-    if differing:
+    if differing := other_sections(start.extra["config"], config, _MAY_DIFFER):
         raise CheckpointError(
             f"{start.path} was made with other values of {', '.join(differing)}; to train on from "
             "its weights, start a new run with policy.model set to it"

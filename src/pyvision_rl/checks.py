@@ -17,6 +17,7 @@ from pathlib import Path
 from pyvision_rl import policy as policies
 from pyvision_rl import sandbox as sandboxes
 from pyvision_rl.assemble import assemble, build_tasks, num_tasks
+from pyvision_rl.checks_rl import absent_model, training_detail
 from pyvision_rl.checks_sandbox import Finding, require, sandbox_findings, try_async, try_check
 from pyvision_rl.checks_sft import check_stage, compile_rules
 from pyvision_rl.config import (
@@ -72,6 +73,7 @@ def check_config(config: Config) -> list[Finding]:
         try_check("[rollout]", partial(_rollout_detail, config)),
         try_check("[rewards]", partial(_rewards_detail, config)),
         try_check("[selection]", partial(_filters_detail, config.selection)),
+        try_check("[train]", partial(training_detail, config)),
     ]
     if config.run.trackers:
         findings.append(try_check("[run]", lambda: _trackers_detail(config)))
@@ -219,12 +221,8 @@ def _policy_detail(config: Config) -> str:
         return "plays back the task set's own scripts"
     if not policy.model:
         return "note: no model yet; give one with --set policy.model=DIR"
-    path = Path(policy.model)
-    # A name such as Qwen/Qwen2.5-VL-7B-Instruct is looked up when the run starts.
-    is_path = policy.model.count("/") != 1 or path.exists() or policy.model.startswith(".")
-    if is_path and not (path / "config.json").is_file():
-        return f"note: {path} is no model directory yet (no config.json)"
-    return policy.model
+    absent = absent_model(policy.model)
+    return f"note: {absent}" if absent else policy.model
 
 
 def _sandbox_detail(config: SandboxConfig) -> str:

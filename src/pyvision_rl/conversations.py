@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pyvision_rl.parsing import CODE_CLOSE
 from pyvision_rl.rendering.base import Renderer
-from pyvision_rl.runs import RunReader, read_info, read_rollouts
+from pyvision_rl.runs import CARRIED, RunReader, read_info, read_rollouts
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.types import Completion, Message, Segment, StopReason, Trajectory
 
@@ -66,14 +66,18 @@ def spoken(trajectory: Trajectory, source: str = "") -> Conversation:
 def learnable(path: Path) -> Iterator[tuple[SavedRollout, bool]]:
     """Yield the trajectories of a run folder or rollouts file, each with whether to learn from it.
 
-    Those that were graded right are; of a run of ``pvrl synthesize`` only those that it kept.
+    One that was carried from step to step comes once, with its last fate. Those that were graded
+    right are to be learnt from; of a run of ``pvrl synthesize`` only those that it kept.
 
     Raises:
         RunError: There is no run, or a line of it cannot be understood.
     """
     folder = path if path.is_dir() else path.parent.parent
     chosen = (folder / "run.json").exists() and read_info(folder).verb == SYNTHESIZE
+    last = max(RunReader(path).steps(), default=0) if path.is_dir() else None
     for saved in RunReader(path).trajectories() if path.is_dir() else read_rollouts(path):
+        if saved.reason == CARRIED and last not in (None, saved.step):
+            continue
         reward = saved.trajectory.reward
         yield saved, reward is not None and reward.correct and (saved.kept or not chosen)
 

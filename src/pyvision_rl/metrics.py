@@ -94,13 +94,16 @@ def selection_metrics(
 def shares(numbers: Mapping[str, float]) -> dict[str, float]:
     """Return the parts of what entered selection that were kept and dropped, by filter.
 
+    What entered is what was generated and what was carried in; what is carried on is neither kept
+    nor dropped.
+
     Args:
         numbers: Those of ``selection_metrics``. Of what was kept, also the share that is correct
             and yet has a negative advantage.
     """
     dropped = {k: v for k, v in numbers.items() if k.startswith("dropped_")}
     kept, wronged = numbers["kept"], numbers["correct_negative_advantage"]
-    entered = kept + sum(dropped.values())
+    entered = kept + sum(dropped.values()) + numbers["carried_out"]
     found = {
         "kept_share": kept / entered if entered else 0.0,
         "correct_negative_advantage_share": wronged / kept if kept else 0.0,

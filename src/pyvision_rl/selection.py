@@ -66,7 +66,7 @@ GROUP_FILTERS: dict[str, Callable[[float], bool]] = {"zero_std": lambda std: std
 TOO_SMALL = "too_small"
 NOT_RANKED = "surplus"
 STALE = "stale"
-KINDS = ("media", "category", "data_source")
+KINDS = ("media:image", "media:video", "category:NAME", "data_source:NAME")
 """What ``max_per_round`` may tell tasks apart by."""
 
 
@@ -75,10 +75,10 @@ def check_filters(config: SelectionConfig) -> None:
     _check_names("filters", config.filters, [*TRAJECTORY_FILTERS, *GROUP_FILTERS])
     _check_names("reserve_ends", config.reserve_ends, list(EndReason))
     for key in config.max_per_round:
-        if key.partition(":")[0] not in KINDS or not key.partition(":")[2]:
+        kind, _, name = key.partition(":")
+        if key not in KINDS[:2] and not (f"{kind}:NAME" in KINDS and name):
             raise ConfigError(
-                f"selection.max_per_round has the key {key!r}; wants KIND:NAME, "
-                f"where KIND is one of {', '.join(KINDS)}"
+                f"selection.max_per_round has the key {key!r}; wants one of {', '.join(KINDS)}"
             )
 
 
@@ -138,7 +138,7 @@ def select(
                 Rejected(s.trajectory, why, s.advantage) for s in _members(candidate.group)
             ]
     return Batch(
-        samples=tuple(s for c in offered[:wanted] for s in _members(c.group)),
+        samples=tuple(s for c in offered[:wanted] for s in _members(c.group, c.born == step)),
         rejected=tuple(rejected),
         carried=tuple(carry),
         num_carried_in=sum(len(c.group.trajectories) for c in carried),
@@ -235,10 +235,11 @@ def _again(members: tuple[Scored, ...], config: SelectionConfig) -> tuple[Scored
     return tuple(replace(m, advantage=a) for m, a in zip(members, advantages, strict=True))
 
 
-def _members(group: Group) -> tuple[Scored, ...]:
+def _members(group: Group, fresh: bool = True) -> tuple[Scored, ...]:
     if group.advantages is None:
         raise ValueError(f"group of task {group.task.id!r} has no advantages")
-    return tuple(map(Scored, group.trajectories, group.advantages))
+    pairs = zip(group.trajectories, group.advantages, strict=True)
+    return tuple(Scored(trajectory, advantage, fresh) for trajectory, advantage in pairs)
 
 
 def _group(group: Group, members: tuple[Scored, ...]) -> Group:

@@ -27,6 +27,7 @@ def unit_of(module: str) -> str:
     """
     first = module.split(".")[0]
     parts = {
+        "checks_rl": "checks",
         "checks_sandbox": "checks",
         "checks_sft": "checks",
         "runs_codec": "runs",

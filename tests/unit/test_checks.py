@@ -239,6 +239,39 @@ def test_what_is_only_not_there_yet_is_a_note(tmp_path):
     assert by_name(check_config(named))["[policy]"].status == "ok"
 
 
+@pytest.mark.parametrize(
+    ("sections", "status", "word"),
+    [
+        ({}, "ok", "100 RL steps"),
+        ({"selection": {"min_survivors": 99}}, "failed", "min_survivors = 99"),
+        (
+            {"selection": {"carry_over": True}, "train": {"old_logprobs": "learner"}},
+            "failed",
+            "tis_cap",
+        ),
+        (
+            {
+                "selection": {"carry_over": True},
+                "train": {"old_logprobs": "learner", "tis_cap": 2.0},
+            },
+            "ok",
+            "",
+        ),
+        (
+            {"train": {"kl_coefficient": 0.1, "kl_reference": "/nowhere"}},
+            "note",
+            "kl_reference: /nowhere",
+        ),
+        ({"train": {"kl_coefficient": 0.1, "kl_reference": "Qwen/Qwen2.5-VL-7B"}}, "ok", ""),
+        ({"rollout": {"group_size": 1}}, "note", "group_size = 1"),
+    ],
+)
+def test_sections_that_rl_needs_together_are_checked(sections, status, word):
+    finding = by_name(check_config(Config.model_validate(sections)))["[train]"]
+    assert finding.status == status
+    assert word in finding.detail
+
+
 def stage(**values) -> Config:
     return Config.model_validate({"sft": {"stages": [{"name": "s", "steps": 3, **values}]}})
 

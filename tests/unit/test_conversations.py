@@ -18,7 +18,7 @@ from pyvision_rl.checks_sft import check_conversations
 from pyvision_rl.cli.main import app
 from pyvision_rl.collect import run_rollout
 from pyvision_rl.config import Config
-from pyvision_rl.conversations import Conversation, render, spoken, turn_of
+from pyvision_rl.conversations import Conversation, learnable, render, spoken, turn_of
 from pyvision_rl.errors import ConfigError, RunError, TaskError
 from pyvision_rl.media import image_media
 from pyvision_rl.rendering.chars import CharsRenderer
@@ -220,6 +220,19 @@ def test_wrong_answers_and_texts_that_would_feign_a_picture_are_left_out_and_cou
         writer.rollouts(1, [*kept, unused])
     done = write_conversations(tmp_path / "run", tmp_path / "out")
     assert (done.written, done.not_right, done.literal_marker) == (1, 1, 1)
+
+
+def test_a_trajectory_that_was_carried_is_learnt_from_once(run: Path, tmp_path: Path) -> None:
+    saved = list(RunReader(run).trajectories())[:3]
+    used, waiting, late = ((s.task, s.trajectory, 0.5) for s in saved)
+    with RunWriter(tmp_path / "run", Config(), verb="rl") as writer:
+        writer.rollouts(1, [(*used, None), (*waiting, "carried")])
+        # It is used in the second step; the run ends before another one is.
+        writer.rollouts(2, [(*waiting, None), (*late, "carried")])
+    found = [(s.task.id, s.reason) for s, good in learnable(tmp_path / "run") if good]
+    a, b, c = (s.task.id for s in saved)
+    assert found == [(a, None), (b, None), (c, "carried")]
+    assert write_conversations(tmp_path / "run", tmp_path / "out").written == 3
 
 
 def test_nothing_is_written_over(run: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pyvision_rl.errors import TrainError
 from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics, shares, told
 from pyvision_rl.types import (
     Batch,
+    Candidate,
     EndReason,
     ExecStatus,
     Execution,
@@ -104,6 +105,16 @@ def test_shares_are_of_what_entered_selection() -> None:
         "drop_share_zero_std": 1 / 4,
         "drop_share_surplus": 1 / 4,
     }
+    # Two of group a are used and two left to the next step; of group b, which was carried in, one
+    # is used and one is dropped: three of six.
+    five, six = (episode("b", i, True, tool=False) for i in range(2))
+    waiting = Candidate(group("a", three, four), 0.5, 1)
+    used = (*kept, Scored(five, 0.5, fresh=False))
+    batch = Batch(used, (Rejected(six, "stale"),), (waiting,), num_carried_in=2)
+    late = group("b", five, six)
+    numbers = selection_metrics([group("a", one, two, three, four)], batch, [late])
+    assert shares(numbers)["kept_share"] == 3 / 6
+    assert shares(numbers)["drop_share_stale"] == 1 / 6
     assert shares(selection_metrics([], Batch(()))) == {
         "kept_share": 0.0,
         "correct_negative_advantage_share": 0.0,

@@ -114,7 +114,9 @@ def test_an_unknown_filter_is_named_with_the_known_ones() -> None:
     [
         ({"reserve_ends": ("answred",)}, r"reserve_ends\[0\] = 'answred'.*turn_limit"),
         ({"filters": ("zero_std", "zero_std")}, r"filters\[1\] = 'zero_std' is listed twice"),
-        ({"max_per_round": {"video": 3}}, "key 'video'; wants KIND:NAME.*media, category"),
+        ({"max_per_round": {"video": 3}}, "key 'video'; wants one of media:image, media:video"),
+        ({"max_per_round": {"media:vidoe": 3}}, "key 'media:vidoe'; wants one of"),
+        ({"max_per_round": {"category:": 3}}, "key 'category:'"),
         ({"max_per_round": {"colour:red": 3}}, "key 'colour:red'"),
     ],
 )
@@ -317,6 +319,8 @@ def test_a_carried_group_is_used_when_it_ranks_first() -> None:
     assert names(second) == {"b"}
     assert second.dropped == {"zero_std": 4}
     assert [s.advantage for s in second.samples] == [0.75, -0.25, -0.25, -0.25]
+    assert not any(s.fresh for s in second.samples)
+    assert all(s.fresh for s in first.samples)
 
 
 def test_a_fresh_group_goes_before_a_carried_one_of_the_same_rank() -> None:

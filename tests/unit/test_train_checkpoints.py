@@ -166,6 +166,17 @@ def test_a_checkpoint_without_its_whole_manifest_is_refused(
     assert latest_checkpoint(tmp_path) is None
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_a_checkpoint_is_not_saved_before_the_lines_of_its_run_are_on_the_disk(
+    model: VisionLanguageModel, source: Path, tmp_path: Path, name: str
+) -> None:
+    # A device that cannot be flushed stands for a disk that refuses to.
+    (tmp_path / name).symlink_to("/dev/null")
+    with pytest.raises(CheckpointError, match="cannot save"):
+        save(tmp_path / "checkpoints", 1, model, source)
+    assert latest_checkpoint(tmp_path / "checkpoints") is None
+
+
 def test_the_latest_whole_checkpoint_is_found(saved: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     assert latest_checkpoint(folder) is None

@@ -257,6 +257,22 @@ def test_carried_groups_spare_a_round() -> None:
         assert len(made.collect(2).groups) == 4 * rounds
 
 
+def test_a_stop_ends_the_rounds_and_the_same_step_is_made_again() -> None:
+    def made() -> Collector:
+        # The first step leaves a group over; the second wants more rounds than one.
+        plan = (MIXED, MIXED, MIXED, WRONG)
+        return collector(*plan, oversample=1.5, max_rounds=4, carry_over=True)
+
+    whole = made()
+    steps = [whole.collect(step) for step in (1, 2)]
+    assert (len(steps[1].groups), len(steps[1].carried_in)) == (12, 1)
+    stopped = made()
+    assert stopped.collect(1, lambda: True) == steps[0], "a round is finished"
+    assert stopped.collect(2, lambda: True) is None
+    assert stopped.state_dict()["position"] == 3
+    assert stopped.collect(2) == steps[1]
+
+
 def test_a_resumed_collector_goes_on_with_the_groups_that_were_carried() -> None:
     def made() -> Collector:
         return collector(MIXED, (1.0, 0.5), oversample=2.0, carry_over=True)

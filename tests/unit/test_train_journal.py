@@ -97,7 +97,11 @@ def test_an_evaluation_that_was_hardly_graded_decides_nothing(
 
 
 def test_an_evaluation_without_the_chosen_metric_is_noted(tmp_path: Path) -> None:
-    note(tmp_path / "run", config({"best_metric": "eval_f1"}), {1: {"eval_accuracy": 0.5}, 2: {}})
+    note(
+        tmp_path / "run",
+        config({"best_metric": "eval_accuracy_maps"}),
+        {1: {"eval_accuracy": 0.5}, 2: {}},
+    )
     (event,) = RunReader(tmp_path / "run").events()
     assert (event["name"], event["step"]) == ("no_best_metric", 1)
 
@@ -108,6 +112,8 @@ def test_an_evaluation_without_the_chosen_metric_is_noted(tmp_path: Path) -> Non
         ({"stop_at": 0.9, "eval_every": 0}, "set eval_every"),
         ({"patience": 1, "eval_every": 0}, "set eval_every"),
         ({"best_metric": "accuracy"}, "best_metric"),
+        ({"best_metric": "eval_acuracy"}, "best_metric"),
+        ({"best_metric": "eval_accuracyhard"}, "best_metric"),
     ],
 )
 def test_an_early_stop_that_cannot_work_is_refused(section: dict[str, Any], message: str) -> None:

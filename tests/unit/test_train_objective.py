@@ -124,6 +124,7 @@ def tensors(rows: list[Row], config: TrainConfig) -> tuple[torch.Tensor, MicroBa
         old_logprobs_BT=table(lambda t: t.new - math.log(t.ratio)),
         advantages_B=torch.tensor([row.advantage for row in rows], dtype=torch.float64),
         weights_BT=weights_BT,
+        fresh_BT=table(lambda t: t.target).bool(),
         images=(),
         reference_logprobs_BT=table(lambda t: t.new + t.apart) if config.kl_coefficient else None,
     )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from pyvision_rl.config import Config
-from pyvision_rl.errors import ConfigError, TaskError, TrainError
+from pyvision_rl.config import Config, RewardsConfig
+from pyvision_rl.errors import CheckpointError, ConfigError, TaskError, TrainError
 from pyvision_rl.metrics import check_failures
+from pyvision_rl.rewards.base import Grade
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.tasks.base import TaskSet
@@ -199,6 +201,53 @@ def test_sigterm_finishes_the_step_saves_and_says_how_to_go_on(model: Path, tmp_
     assert [m["step"] for m in metrics(out)] == [1, 2, 3, 4]
 
 
+class StopsInTheSecondStep:
+    """Finds every answer wrong; sends SIGTERM at the 40th, which is in the second step."""
+
+    def __init__(self, config: RewardsConfig) -> None:
+        self.graded = 0
+
+    async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
+        self.graded += 1
+        if self.graded == 40:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Grade(0.0, False, "")
+
+
+def test_sigterm_between_rounds_drops_the_step_and_a_resumed_run_makes_it_again(
+    model: Path, tmp_path: Path
+) -> None:
+    # Three rounds of three groups of four: 36 episodes a step.
+    more = {"selection": {"max_rounds": 3}, "train": {"steps": 3, "save_every": 100}}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_rl(config(model, rewards={"name": "match"}, **more), whole)
+    stops = config(model, rewards={"name": "test_train_rl:StopsInTheSecondStep"}, **more)
+    with pytest.raises(Interrupted):
+        run_rl(stops, parts)
+    assert [m["step"] for m in metrics(parts)] == [1]
+    assert [e["name"] for e in RunReader(parts).events() if e["step"] == 2] == ["dropped_step"]
+    assert not (parts / "rollouts" / "step_000002.jsonl").exists()
+    run_rl(config(model, rewards={"name": "match"}, **more), parts, resume=parts)
+    assert metrics(parts) == metrics(whole)
+    assert weights(parts, 3) == weights(whole, 3)
+
+
+def test_a_run_whose_metrics_have_a_hole_is_refused_until_a_checkpoint_before_it_is_the_last(
+    model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run_rl(config(model), out)
+    before, file = metrics(out), out / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:2] + lines[3:]))
+    with pytest.raises(CheckpointError, match=r"lost step 3; .* step 4"):
+        run_rl(config(model), out, resume=out)
+    assert file.read_bytes().count(b"\n") == 3, "nothing was touched"
+    shutil.rmtree(out / "checkpoints" / "step_000004")
+    run_rl(config(model), out, resume=out)
+    assert metrics(out) == before
+
+
 def test_a_batch_that_cannot_be_filled_is_an_error_on_request(model: Path, tmp_path: Path) -> None:
     hopeless = config(
         model, rewards={"name": "match"}, selection={"on_short": "error", "max_rounds": 2}
@@ -368,6 +417,28 @@ def _half_failed() -> Group:
 def test_greedy_sampling_is_refused_before_work_starts(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="temperature = 0"):
         run_rl(config(model, policy={"temperature": 0.0}), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"selection": {"min_survivors": 5}}, r"min_survivors = 5 is above rollout.group_size = 4"),
+        (
+            {"selection": {"carry_over": True}, "train": {"old_logprobs": "learner"}},
+            r"carry_over .* wants train.tis_cap above 0",
+        ),
+        (
+            {"train": {"kl_coefficient": 0.1, "kl_reference": "/nowhere"}},
+            r"train.kl_reference: /nowhere is no model directory",
+        ),
+    ],
+)
+def test_sections_that_do_not_fit_are_refused_before_the_model_is_loaded(
+    sections: dict[str, dict[str, object]], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_rl(config(tmp_path / "no model", **sections), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_filter_is_refused_before_work_starts(model: Path, tmp_path: Path) -> None:

@@ -263,6 +263,25 @@ def test_mismatch_is_measured_whoever_gives_the_old_logprobs(
         assert samplers.approx_kl == pytest.approx(samplers.mismatch_kl, rel=1e-5)
 
 
+@pytest.mark.parametrize("old", ["sampler", "learner"])
+def test_mismatch_leaves_out_what_older_weights_sampled(
+    model: VisionLanguageModel, made: VisionLanguageModel, batch: Batch, old: str
+) -> None:
+    # What is fresh was sampled by the learner's own weights; what was carried in is far from them.
+    exact = batch_of(made, drift=0.0)
+    mixed = Batch((*exact.samples[:2], *(replace(s, fresh=False) for s in batch.samples[2:])))
+    config = TrainConfig(old_logprobs=old, tis_cap=2.0 if old == "learner" else 0.0)
+    stats = Learner(clone(model), config).update(mixed, 1.0)
+    assert stats.mismatch is not None
+    assert stats.mismatch < 1e-4
+    assert stats.mismatch_kl == pytest.approx(0.0, abs=1e-6)
+    assert stats.effective_share == pytest.approx(1.0)
+    late = Batch(tuple(replace(s, fresh=False) for s in batch.samples))
+    stats = Learner(clone(model), config).update(late, 1.0)
+    assert (stats.mismatch, stats.mismatch_kl, stats.effective_share) == (None, None, None)
+    assert stats.num_tokens > 0
+
+
 def test_importance_weights_scale_the_loss_of_each_token(
     model: VisionLanguageModel, batch: Batch
 ) -> None:

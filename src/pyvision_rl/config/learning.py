@@ -23,8 +23,8 @@ class SelectionConfig(Section):
     oversample: float = Field(2.0, ge=1)
     """Groups generated per round = groups_per_step * oversample."""
     max_per_round: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
-    """Tasks of one kind in a round, e.g. ``"media:video" = 16``; also category:NAME and
-    data_source:NAME. Others take their place; they themselves come in a later round."""
+    """Tasks of one kind in a round, e.g. ``"media:video" = 16``; also media:image, category:NAME
+    and data_source:NAME. Others take their place; they themselves come in a later round."""
     filters: tuple[str, ...] = ("infra", "ungraded", "over_length", "zero_std")
     """Of trajectories: infra, ungraded, over_length, no_tool_image, end_reason, malformed,
     correct_negative_advantage. Of whole groups: zero_std."""
@@ -41,7 +41,8 @@ class SelectionConfig(Section):
     rank_unit: Literal["group", "trajectory"] = "group"
     """trajectory cuts between trajectories and may split a group, as the reference does."""
     carry_over: bool = False
-    """Offer good groups that were ranked out again in the next steps."""
+    """Offer good groups that were ranked out again in the next steps. With
+    ``train.old_logprobs = "learner"`` needs ``train.tis_cap``."""
     max_staleness: int = Field(1, gt=0)
     """Steps after which a carried group is dropped."""
     max_rounds: int = Field(1, gt=0)
@@ -118,9 +119,10 @@ class TrainConfig(Section):
     is kept too, as ``best``."""
     eval_at_start: bool = False
     """Evaluate before the first step of RL too, as step 0."""
-    best_metric: str = Field("eval_accuracy", pattern="^eval_.")
-    """The number of an evaluation that is compared; more is better. An evaluation of which less
-    than nine tenths could be run and graded is noted and decides nothing."""
+    best_metric: str = Field("eval_accuracy", pattern="^eval_(accuracy|tool_calls)(_.+)?$")
+    """The number of an evaluation that is compared, of all tasks or of a category
+    (eval_accuracy_NAME); more is better. An evaluation of which less than nine tenths could be run
+    and graded is noted and decides nothing."""
     stop_at: float | None = None
     """RL ends with the evaluation whose ``best_metric`` reaches this."""
     patience: int = Field(0, ge=0)

@@ -46,7 +46,8 @@ class Unit:
     cost: float
     """A guess, in seconds of the tiny model on one core; only ratios matter."""
     sha256: str
-    """12 hex digits that change with the resolved config, and with those of what it needs."""
+    """12 hex digits that change with the resolved config, and with those of what it needs; a model
+    that was there before counts by its path."""
 
 
 @dataclass(frozen=True, slots=True)

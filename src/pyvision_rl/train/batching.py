@@ -62,6 +62,8 @@ class MicroBatch:
     """float32; 0 for SFT examples."""
     weights_BT: Tensor
     """float32, 0 outside targets; 1 on those of a ``Scored`` until the learner weighs them."""
+    fresh_BT: Tensor
+    """bool, True on targets that the weights before this step sampled."""
     images: tuple[tuple[int, int, Media], ...]
     """(row in this micro-batch, index of the first pad, image)."""
     reference_logprobs_BT: Tensor | None = None
@@ -84,6 +86,7 @@ class _Row:
     expanded: Expanded
     advantage: float
     weights_T: np.ndarray
+    fresh: bool
 
     @property
     def length(self) -> int:
@@ -125,12 +128,13 @@ def _fits(batch: list[_Row], row: _Row, max_tokens: int) -> bool:
 def _row(index: int, sample: Sample, model: VisionLanguageModel) -> _Row:
     if isinstance(sample, Scored):
         expanded = model.expand(sample.trajectory.segments)
-        return _Row(index, expanded, sample.advantage, expanded.sampled.astype(np.float32))
+        weights_T = expanded.sampled.astype(np.float32)
+        return _Row(index, expanded, sample.advantage, weights_T, sample.fresh)
     expanded = model.expand(sample.segments)
     weights_T = expanded.sampled.astype(np.float32)
     if sample.weights:
         weights_T[expanded.sampled] = sample.weights
-    return _Row(index, expanded, 0.0, weights_T)
+    return _Row(index, expanded, 0.0, weights_T, False)
 
 
 def _tensors(rows: Sequence[_Row], model: VisionLanguageModel) -> MicroBatch:
@@ -161,5 +165,6 @@ def _tensors(rows: Sequence[_Row], model: VisionLanguageModel) -> MicroBatch:
         old_logprobs_BT=tensor(old_logprobs_BT),
         advantages_B=tensor(np.array([row.advantage for row in rows], np.float32)),
         weights_BT=tensor(weights_BT),
+        fresh_BT=tensor(loss_mask_BT & np.array([[row.fresh] for row in rows])),
         images=tuple(images),
     )

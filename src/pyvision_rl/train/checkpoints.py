@@ -78,7 +78,8 @@ def save_checkpoint(
     """Write ``folder/step_<step>`` and return it; one that is already there is replaced.
 
     Args:
-        folder: Usually ``<run>/checkpoints``; made if missing.
+        folder: Usually ``<run>/checkpoints``; made if missing. What the run has written so far is
+            flushed to the disk first.
         step: Names the checkpoint.
         model: Its weights and config.
         source: Where the model came from (directory or name): tokenizer and preprocessor files
@@ -98,6 +99,10 @@ def save_checkpoint(
     target = step_path(folder, step)
     temporary = folder / f"{_TEMPORARY}{target.name}"
     try:
+        # A power cut must not take the lines of a step and leave its checkpoint.
+        for name in ("metrics.jsonl", "events.jsonl", "rollouts", "media", ""):
+            if (folder.parent / name).exists():
+                _flush(folder.parent / name)
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(leftover)
@@ -194,7 +199,8 @@ def find_problem(path: Path, *, content: bool = False) -> str:
 def prune(folder: Path, keep: int, protect: Iterable[int] = ()) -> None:
     """Remove all but the ``keep`` latest whole checkpoints and those of the protected steps.
 
-    What a removal that was killed left is removed too; a damaged checkpoint stays to be looked at.
+    What a removal that was killed left is removed too; a damaged checkpoint stays to be looked at,
+    until a resumed run makes its step again (``drop_after``).
     """
     safe = {step_path(folder, step) for step in protect}
     for path in _all(folder):

@@ -7,7 +7,7 @@ nothing. ``state_dict`` is all that a resume needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,18 +48,27 @@ class Collector:
         self._carried: tuple[Candidate, ...] = ()
         self._empty_steps = 0
 
-    def collect(self, step: int) -> Collected:
-        """Oversample: generate rounds of groups until enough survive the filters; then select."""
+    def collect(self, step: int, stopped: Callable[[], bool] = lambda: False) -> Collected | None:
+        """Oversample: generate rounds of groups until enough survive the filters; then select.
+
+        ``stopped`` is asked between rounds. Where it says so the result is None, and the next call,
+        also that of a resumed run, makes the same step from its beginning.
+        """
         config = self._assembly.config.selection
         per_round = max(1, round(config.groups_per_step * config.oversample))
         groups: list[Group] = []
-        full, rounds = False, 0
+        full, rounds, usable = False, 0, len(self._carried)
+        place = self._stream.state_dict()
         while not full and rounds < config.max_rounds:
+            if rounds and stopped():
+                self._stream.load_state_dict(place)
+                return None
             seed = derive_seed(self._assembly.config.seed, "step", step, rounds)
-            fresh = self._assembly.rollout(self._stream.take(per_round), seed=seed)
-            groups += [assign(g, config.advantage) for g in fresh]
+            rolled = self._assembly.rollout(self._stream.take(per_round), seed=seed)
+            fresh = [assign(g, config.advantage) for g in rolled]
+            groups += fresh
             rounds += 1
-            usable = num_usable(groups, config) + len(self._carried)
+            usable += num_usable(fresh, config)
             full = usable >= num_wanted(groups, config)
         carried, batch = self._carried, select(groups, config, step=step, carried=self._carried)
         self._carried = batch.carried

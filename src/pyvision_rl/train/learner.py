@@ -241,7 +241,7 @@ class Learner:
             if self.config.old_logprobs == "sampler":
                 return micro
             old_BT, _ = self._score(micro, temperature)
-        mismatches.append((old_BT - micro.old_logprobs_BT)[micro.loss_mask_BT])
+        mismatches.append((old_BT - micro.old_logprobs_BT)[micro.fresh_BT])
         weights_BT = micro.weights_BT
         if self.config.tis_cap:
             drift_BT = losses.log_ratio(old_BT, micro.old_logprobs_BT)

@@ -42,7 +42,7 @@ class Outcome:
     grad_norm: float
     learning_rate: float
     drift_N: Tensor | None = None
-    """[N] log-probability at training - old log-probability; None outside RL."""
+    """[N] log-probability at training - old log-probability, of fresh targets; None outside RL."""
 
 
 def token_losses(logprobs_BT: Tensor, micro: MicroBatch, config: TrainConfig) -> Tensor:
@@ -76,7 +76,7 @@ def reference_kl(logprobs_BT: Tensor, micro: MicroBatch) -> Tensor:
 def diagnose(
     logprobs_BT: Tensor, entropy_N: Tensor, micro: MicroBatch, config: TrainConfig
 ) -> tuple[PolicySums, Tensor]:
-    """Return a micro-batch's sums, and how far each target's log-probability is from the old."""
+    """Return a micro-batch's sums, and how far each fresh log-probability is from the old."""
     mask_BT = micro.loss_mask_BT
     log_ratio_BT = losses.log_ratio(logprobs_BT, micro.old_logprobs_BT)
     clipped_BT = losses.is_clipped(
@@ -92,7 +92,7 @@ def diagnose(
         entropy=float(entropy_N.sum()),
         kl_reference=float(reference_kl(logprobs_BT, micro)[mask_BT].sum()),
     )
-    return sums, (logprobs_BT - micro.old_logprobs_BT)[mask_BT]
+    return sums, (logprobs_BT - micro.old_logprobs_BT)[micro.fresh_BT]
 
 
 def summarize(
@@ -102,7 +102,8 @@ def summarize(
 
     Args:
         outcomes: Its optimizer steps, in order.
-        mismatch_N: Log-probability at training - at sampling, before any weight moved.
+        mismatch_N: Log-probability at training - at sampling, before any weight moved; may be
+            empty.
         step: Number of the RL step.
         epochs: How often the outcomes went through the batch.
         reference: Whether there was a reference policy.
@@ -111,6 +112,7 @@ def summarize(
     by_name = zip(*(o.sums for o in outcomes), strict=True)
     sums = PolicySums(*(math.fsum(each) / tokens for each in by_name))
     bounded_N = mismatch_N.clamp(-losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO)
+    seen = len(mismatch_N) > 0
     return UpdateStats(
         step=step,
         num_optimizer_steps=len(outcomes),
@@ -121,9 +123,9 @@ def summarize(
         entropy=sums.entropy,
         grad_norm=math.fsum(o.grad_norm for o in outcomes) / len(outcomes),
         num_tokens=tokens // epochs,
-        mismatch=float(mismatch_N.abs().max()),
-        mismatch_kl=float(losses.approx_kl(bounded_N).mean()),
-        effective_share=losses.effective_share(bounded_N),
+        mismatch=float(mismatch_N.abs().max()) if seen else None,
+        mismatch_kl=float(losses.approx_kl(bounded_N).mean()) if seen else None,
+        effective_share=losses.effective_share(bounded_N) if seen else None,
         learning_rate=outcomes[-1].learning_rate,
         kl_reference=sums.kl_reference if reference else None,
     )

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
-from pyvision_rl.evaluate import evaluate_now
 from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics, shares, told
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.rollout import derive_seed
@@ -37,6 +36,9 @@ from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.journal import Journal
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.task_stream import TaskStream
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,22 @@ def run_rl(
     A run that was killed before its first checkpoint starts over.
 
     Raises:
-        ConfigError: The policy is not in-process, or greedy; or a tracker is not there.
-        CheckpointError: There is nothing whole to resume from, or it is not of an RL run.
+        ConfigError: The policy is not in-process, or greedy; sections do not fit; or a tracker is
+            not there.
+        CheckpointError: There is nothing whole to resume from, it is not of an RL run, or lines
+            of its steps are lost.
         TrainError: Too many failed or ungraded episodes; no usable group in a step with
             ``selection.on_short = "error"``; or a NaN.
         RunError: The disk refuses.
         Interrupted: A signal stopped the run after a step (130 or 143); it can be resumed.
     """
-    _check(config)
+    from pyvision_rl.checks_rl import check_lines, check_rl
+
+    check_rl(config)
     damaged: list[str] = []
     start = _checkpoint(resume, damaged.append)
     begun = 0 if start is None else start.step
+    check_lines(out, begun)
     with assemble(_started(config, start)) as assembly:
         learner, collector = _parts(config, assembly, start)
         ids = start.extra.get("trackers", {}) if start else {}
@@ -104,15 +111,6 @@ def run_rl(
         journal.ended if step < config.train.steps else "",
         journal.alarms(),
     )
-
-
-def _check(config: Config) -> None:
-    if config.policy.temperature == 0:
-        raise ConfigError("policy.temperature = 0: greedy samples have no policy gradient")
-    if config.run.trackers:
-        from pyvision_rl.tracking.base import check_trackers
-
-        check_trackers(config.run.trackers)
 
 
 def _checkpoint(resume: Path | None, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -176,8 +174,9 @@ def _loop(
     if train.eval_at_start and not journal.started:
         journal.step(0, _evaluation(assembly, 0))
     while step < train.steps and stop.received is None and not journal.ended:
+        if not _train_step(assembly, learner, collector, journal, step + 1, stop):
+            break
         step += 1
-        _train_step(assembly, learner, collector, journal, step)
         due = step % train.save_every == 0 or journal.best_step == step
         if due or (train.keep_every and step % train.keep_every == 0):
             _save(assembly.config, learner, collector, journal, step)
@@ -210,13 +209,20 @@ def _train_step(
     collector: Collector,
     journal: Journal,
     step: int,
-) -> None:
-    """One step: sample with the weights of step - 1, update, write everything."""
+    stop: StopSignal,
+) -> bool:
+    """One step: sample with the weights of step - 1, update, write everything.
+
+    False if it was stopped between two rounds: then nothing of it is left but an event.
+    """
     config = assembly.config
     policy: Any = assembly.harness.policy
     policy.set_version(step - 1)
     began = time.perf_counter()
-    collected = collector.collect(step)
+    collected = collector.collect(step, lambda: stop.received is not None)
+    if collected is None:
+        journal.event("dropped_step", f"step {step}: stopped between rounds; made again", step)
+        return False
     groups, batch = collected.groups, collected.batch
     sampled = time.perf_counter()
     # Before the update: what it fails on should be there to be looked at.
@@ -245,10 +251,13 @@ def _train_step(
         f"kept {len(batch.samples)}/{batch.num_generated}  "
         f"{numbers['sample_s'] + numbers['update_s']:.1f} s"
     )
+    return True
 
 
 def _evaluation(assembly: Assembly, step: int) -> dict[str, float]:
     """Return the held-out result with the weights after ``step``."""
+    from pyvision_rl.evaluate import evaluate_now
+
     policy: Any = assembly.harness.policy
     policy.set_version(step)
     return evaluate_now(assembly).metrics()

@@ -179,7 +179,7 @@ class Completion:
     """Without the end-of-turn token. For parsing and for people; never tokenized again."""
     stop: StopReason
     policy_version: int = 0
-    """Optimizer steps behind the weights that sampled this turn."""
+    """RL steps behind the weights that sampled this turn."""
 
     def __post_init__(self) -> None:
         if self.logprobs is not None and len(self.token_ids) != len(self.logprobs):

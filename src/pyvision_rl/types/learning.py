@@ -46,6 +46,8 @@ class Scored:
 
     trajectory: Trajectory
     advantage: float
+    fresh: bool = True
+    """Whether the weights that the step begins with sampled it; False for what was carried in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Candidate:
     rank: float
     """What it is ranked by, larger first."""
     born: int
-    """The step whose weights sampled it, counted from 1."""
+    """The step it was generated for, counted from 1; the weights were those after step born - 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,13 @@ class UpdateStats:
     """Before clipping; mean over the optimizer steps."""
     num_tokens: int
     """Sampled tokens of the batch."""
-    mismatch: float
-    """Largest |log-probability at sampling - at training|, before any weight moved: over the
-    batch, or over its first minibatch where only that was seen by then."""
-    mismatch_kl: float
+    mismatch: float | None
+    """Largest |log-probability at sampling - at training|, before any weight moved: over what the
+    weights of this step sampled, or over that of the first minibatch where only that was seen by
+    then. None without any: groups that were carried in differ because the policy moved."""
+    mismatch_kl: float | None
     """Mean of ``r - 1 - log r`` over the same tokens, r = probability at training / at sampling."""
-    effective_share: float
+    effective_share: float | None
     """Effective sample size of the weights r, as a share of those tokens; 1 without mismatch."""
     learning_rate: float
     kl_reference: float | None = None

@@ -28,10 +28,11 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from pyvision_rl.demo.figure import COLORS, STYLE
-from pyvision_rl.demo.report import MODELS, TITLES, markdown
-from pyvision_rl.demo.stages import ARMS, Plan, hardware
+from pyvision_rl.demo.figure import COLORS
+from pyvision_rl.demo.report import MODELS, TITLES
+from pyvision_rl.demo.stages import ARMS, Plan
 from pyvision_rl.errors import RunError
+from pyvision_rl.present import STYLE, hardware, markdown
 from pyvision_rl.runs import RunReader
 
 CONFIGS = {"rl": "tiny_image_rl", "learn": "tiny_image_learn"}

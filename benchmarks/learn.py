@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.demo import Row, parse_seeds, spread
-from pyvision_rl.demo.report import markdown
-from pyvision_rl.demo.stages import config_sha256, hardware
+from pyvision_rl.demo.stages import config_sha256
 from pyvision_rl.errors import RunError
+from pyvision_rl.present import hardware, markdown
 from pyvision_rl.runs import RunReader
 
 CONFIG = "tiny_image_learn"

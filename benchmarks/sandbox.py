@@ -28,7 +28,7 @@ from benchmarks.sandbox_measures import QUICK, Sizes, measure
 from benchmarks.sandbox_peers import arms
 from benchmarks.sandbox_report import summarize, to_markdown
 from pyvision_rl.config_file import find_config, load_config
-from pyvision_rl.demo.stages import hardware
+from pyvision_rl.present import hardware
 
 TINY = "tiny_image_rl"
 PATHS = ("--jupyter-python", "--earlier")

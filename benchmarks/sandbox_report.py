@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sandbox_measures import Measured, Samples
-from pyvision_rl.demo.report import markdown
+from pyvision_rl.present import markdown
 
 HANG_SLACK_S = 0.3
 """Beyond limit and grace."""

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyvision_rl.present import markdown as markdown
-
 MODELS = ("start", "plain", "tool_reward")
 """Before RL, after RL on accuracy alone, after RL with the tool reward; from the same start."""
 MODES = ("free", "tool", "direct")

@@ -24,7 +24,7 @@ from pyvision_rl.config_file import find_config, load_config, resolved
 from pyvision_rl.demo import figure, page, report
 from pyvision_rl.demo.processes import Command, Runner
 from pyvision_rl.errors import RunError
-from pyvision_rl.present import hardware
+from pyvision_rl.present import hardware, markdown
 from pyvision_rl.runs import RunReader
 
 SFT_CONFIG = "tiny_image_sft"
@@ -195,7 +195,7 @@ def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
         title=f"{plan.rl_config}, seed {plan.seed}: two RL runs from the same cold start"
         + (" (quick: the numbers mean nothing)" if plan.quick else ""),
     )
-    Path(paths["table"]).write_text(f"{report.markdown(head, rows)}\n{happened}\n")
+    Path(paths["table"]).write_text(f"{markdown(head, rows)}\n{happened}\n")
     page.write_page(
         page.choose(out / "eval" / "tool_reward" / "free", out / "eval" / "plain" / "free"),
         Path(paths["page"]),

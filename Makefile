@@ -48,7 +48,7 @@ test: $(STAMP)  ## lint, types and tests
 	@$(call timed,tests,$(PYTEST) -q -n $(WORKERS) --dist loadfile)
 
 test-slow: $(STAMP)  ## soaks, several seeds, fresh environments
-	@$(call timed,slow tests,$(PYTEST) -q -m slow)
+	@$(call timed,slow tests,$(PYTEST) -q -m slow -o faulthandler_timeout=2400)
 
 # An environment of its own: what TRL asks for must not move what the package is tested with.
 $(PEERS_STAMP): pyproject.toml constraints.txt tests/peers/requirements.txt

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,15 +43,28 @@ def find_config(name: str) -> Path:
         )
     if path.exists():
         return path
-    packaged = packaged_configs()
+    return packaged_file(name, packaged_configs(), "config file", "configs")
+
+
+def packaged_file(name: str, packaged: Mapping[str, Path], what: str, those: str) -> Path:
+    """Return a packaged file by its bare name, with or without its ending.
+
+    Args:
+        name: As it was typed.
+        packaged: The files, by bare name.
+        what: What one of them is called.
+        those: What several are called.
+
+    Raises:
+        ConfigError: There is none of that name; it tells a near one, and all.
+    """
     stem = name.removesuffix(".toml")
     if stem in packaged:
         return packaged[stem]
     near = difflib.get_close_matches(Path(stem).name, packaged, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(
-        f"no config file {name!r}{hint}; packaged configs: {', '.join(packaged) or 'none'}"
-    )
+    known = ", ".join(packaged) or "none"
+    raise ConfigError(f"no {what} {name!r}{hint}; packaged {those}: {known}")
 
 
 def packaged_configs() -> dict[str, Path]:

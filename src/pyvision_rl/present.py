@@ -1,13 +1,14 @@
-"""What pages and figures of results share: a table, a look, and the machine they are from.
+"""What those who run many runs show alike: tables, a look, the machine, the end of a log.
 
-In: cells. Out: Markdown; settings for matplotlib; facts of this machine. Draws nothing and knows no
-result.
+In: cells, or a file. Out: Markdown; settings for matplotlib; facts of this machine; lines. Draws
+nothing and knows no result.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,15 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def last_lines(file: Path, count: int) -> list[str]:
+    """Return the end of a log as it stands there; nothing if there is none."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            return [line.rstrip() for line in deque(lines, count)]
+    except OSError:
+        return []
 
 
 def hardware() -> dict[str, str | int | None]:

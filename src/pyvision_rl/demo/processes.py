@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pyvision_rl.errors import RunError
+from pyvision_rl.present import last_lines
 from pyvision_rl.show import sanitize
 
 _SHOWN_LOG_LINES = 15
@@ -153,7 +153,7 @@ class Runner:
                 self._children.append(child)
             code = child.wait()
         if code:
-            end = "\n".join(_last_lines(log, _SHOWN_LOG_LINES))
+            end = "\n".join(last_lines(log, _SHOWN_LOG_LINES))
             raise RunError(f"{command.name} failed (exit code {code}); {log} ends:\n{end}")
 
     def _log(self, command: Command) -> Path:
@@ -170,17 +170,9 @@ class Runner:
                 if any(future.done() and future.exception() for future in waiting):
                     return
                 running = [c for c, f in zip(commands, waiting, strict=True) if f.running()]
-                lines = [sanitize(" ".join(_last_lines(self._log(c), 1))) for c in running]
+                lines = [sanitize(" ".join(last_lines(self._log(c), 1))) for c in running]
                 status.update(Text(f"{name}: " + "  |  ".join(lines), overflow="ellipsis"))
                 time.sleep(0.5)
-
-
-def _last_lines(file: Path, count: int) -> list[str]:
-    try:
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            return [line.rstrip() for line in deque(lines, count)]
-    except OSError:
-        return []
 
 
 class _MemorySampler:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from pyvision_rl.config import SCHEMA, Section
-from pyvision_rl.config_file import load_section, packaged_studies
+from pyvision_rl.config_file import load_section, packaged_file, packaged_studies
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.study.names import TRAIN, metric_names, panel_names
 
@@ -174,14 +174,7 @@ def find_study(name: str) -> Path:
             raise ConfigError(f"{name} is a folder without a {STUDY_FILE}; it holds no study")
     if path.exists():
         return path
-    packaged = packaged_studies()
-    stem = name.removesuffix(".toml")
-    if stem in packaged:
-        return packaged[stem]
-    near = difflib.get_close_matches(Path(stem).name, packaged, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    known = ", ".join(packaged) or "none"
-    raise ConfigError(f"no study config {name!r}{hint}; packaged studies: {known}")
+    return packaged_file(name, packaged_studies(), "study config", "studies")
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:

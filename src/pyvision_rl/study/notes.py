@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pyvision_rl.errors import RunError
+from pyvision_rl.runs_files import replace_file
 
 DONE, FAILED = "done", "failed"
 _LOCK = "study.lock"
@@ -87,12 +88,7 @@ def write_json(file: Path, value: Any) -> None:
 def write_text(file: Path, text: str) -> None:
     """Write a text file as a whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.part")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(file)
+    replace_file(file, text.removesuffix("\n").split("\n"))
 
 
 @contextmanager

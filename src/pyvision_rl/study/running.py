@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pyvision_rl.errors import RunError
+from pyvision_rl.present import last_lines
 from pyvision_rl.resuming import can_go_on
 from pyvision_rl.show import sanitize
 from pyvision_rl.study import guard
@@ -174,7 +174,8 @@ class Runner:
         seconds = round(time.monotonic() - child.began, 2)
         before = read_note(self._folder, name)
         failures = (before.failures if before else 0) + (code != 0)
-        tail = "\n".join(last_lines(log_of(self._folder, name), _TAIL_LINES)) if code else ""
+        lines = last_lines(log_of(self._folder, name), _TAIL_LINES)
+        tail = "\n".join(map(sanitize, lines)) if code else ""
         note = Note(
             name,
             FAILED if code else DONE,
@@ -227,15 +228,6 @@ def arguments(unit: Unit, out: Path, *, goes_on: bool) -> tuple[str, ...]:
         return (unit.verb, "--resume", str(out))
     sets = (word for override in unit.overrides for word in ("--set", override))
     return (unit.verb, unit.config, *sets, "--out", str(out))
-
-
-def last_lines(file: Path, count: int) -> list[str]:
-    """Return the end of a log, safe to show; nothing if there is none."""
-    try:
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            return [sanitize(line.rstrip()) for line in deque(lines, count)]
-    except OSError:
-        return []
 
 
 def notes_of(folder: Path, units: Sequence[Unit], *, retry_failed: bool) -> dict[str, Note]:

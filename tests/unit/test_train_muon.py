@@ -35,7 +35,7 @@ def test_steps_equal_torchs_up_to_bfloat16(shape):
 def test_singular_values_are_drawn_towards_one_in_full_precision():
     torch.manual_seed(0)
     matrix = torch.randn(12, 30)
-    out = orthogonalized(matrix, COEFFICIENTS, 5)
+    (out,) = orthogonalized([matrix], COEFFICIENTS, 5)
     assert out.shape == matrix.shape
     assert out.dtype == torch.float32
     values = torch.linalg.svdvals(out)
@@ -50,8 +50,20 @@ def test_singular_values_are_drawn_towards_one_in_full_precision():
 def test_a_matrix_and_its_transpose_give_transposed_results():
     torch.manual_seed(1)
     matrix = torch.randn(20, 7)
-    tall = orthogonalized(matrix, COEFFICIENTS, 5)
-    torch.testing.assert_close(tall, orthogonalized(matrix.T, COEFFICIENTS, 5).T)
+    tall, wide = orthogonalized([matrix, matrix.T], COEFFICIENTS, 5)
+    assert tall.shape == matrix.shape
+    torch.testing.assert_close(tall, wide.T)
+
+
+def test_matrices_of_one_shape_do_not_mix():
+    torch.manual_seed(2)
+    shapes = [(6, 9), (9, 6), (4, 4), (6, 9), (12, 3)]
+    matrices = [torch.randn(shape) * 10.0**i for i, shape in enumerate(shapes)]
+    together = orthogonalized(matrices, COEFFICIENTS, 5)
+    alone = [orthogonalized([matrix], COEFFICIENTS, 5)[0] for matrix in matrices]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other)
+    assert orthogonalized([], COEFFICIENTS, 5) == []
 
 
 def test_a_parameter_without_gradient_stays():

@@ -14,6 +14,7 @@ import torch
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.images import VisionSpec
 from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.models.vision_speed import speed_up
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 
@@ -47,6 +48,7 @@ def load_model(
     module: Any = AutoModelForImageTextToText.from_pretrained(
         path, dtype=getattr(torch, dtype), attn_implementation="sdpa"
     )
+    speed_up(module.model.visual)
     spec = vision_spec(path, config, min_pixels=min_pixels, max_pixels=max_pixels)
     module.to(_device(device)).eval()
     return VisionLanguageModel(module, spec, _num_tokens(path, config.image_token_id))

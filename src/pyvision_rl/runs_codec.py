@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from pyvision_rl.types import (
@@ -30,12 +30,15 @@ from pyvision_rl.types import (
     Reward,
     RunCode,
     Segment,
+    Source,
     StopReason,
     Task,
     TaskInput,
     Text,
     Trajectory,
     Turn,
+    VideoFacts,
+    VideoFrames,
 )
 
 Json: TypeAlias = dict[str, Any]
@@ -190,11 +193,15 @@ def number(value: float) -> float | str:
 
 def _media(media: Media) -> Json:
     ref: Json = {"sha256": media.sha256, "width": media.width, "height": media.height}
-    return ref if media.kind == "image" else {"kind": media.kind, **ref}
+    return ref if media.video is None else {"kind": media.kind, **ref, **asdict(media.video)}
 
 
 def _read_media(ref: Json, find: FindMedia) -> Media:
-    return find(Media(ref.get("kind", "image"), ref["sha256"], ref["width"], ref["height"]))
+    facts = None
+    if "num_frames" in ref:
+        facts = VideoFacts(ref["num_frames"], ref["fps"], ref["duration_s"])
+    size = ref["width"], ref["height"]
+    return find(Media(ref.get("kind", "image"), ref["sha256"], *size, video=facts))
 
 
 def _part(part: Part) -> Json:
@@ -269,17 +276,29 @@ def _read_action(line: Json) -> Action:
             raise ValueError(f"action kind {other!r}; known: code, answer, malformed")
 
 
-def _source(source: ImageSource | None) -> Json | None:
+def _source(source: Source | None) -> Json | None:
     if source is None:
         return None
+    if isinstance(source, VideoFrames):
+        return _frames(source)
     return {"name": source.name, "box": list(source.box), "verified": source.verified}
 
 
-def _read_source(line: Json | None) -> ImageSource | None:
+def _read_source(line: Json | None) -> Source | None:
     if line is None:
         return None
+    if "frames" in line:
+        return _read_frames(line)
     left, top, right, bottom = line["box"]
     return ImageSource(line["name"], (left, top, right, bottom), line["verified"])
+
+
+def _frames(frames: VideoFrames) -> Json:
+    return {"name": frames.name, "frames": list(frames.frames)}
+
+
+def _read_frames(line: Json) -> VideoFrames:
+    return VideoFrames(line["name"], tuple(line["frames"]))
 
 
 def _execution(execution: Execution) -> Json:
@@ -295,6 +314,8 @@ def _execution(execution: Execution) -> Json:
         line["parts"] = list(execution.parts)
     if execution.sources:
         line["sources"] = [_source(source) for source in execution.sources]
+    if execution.fetched:
+        line["fetched"] = [_frames(frames) for frames in execution.fetched]
     return line
 
 
@@ -308,6 +329,7 @@ def _read_execution(line: Json, find: FindMedia) -> Execution:
         state_lost=line["state_lost"],
         parts=tuple(line.get("parts", ())),
         sources=tuple(_read_source(source) for source in line.get("sources", ())),
+        fetched=tuple(_read_frames(frames) for frames in line.get("fetched", ())),
     )
 
 

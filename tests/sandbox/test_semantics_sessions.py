@@ -18,6 +18,7 @@ from pyvision_rl.errors import ConfigError, SandboxError
 from pyvision_rl.media import open_image
 from pyvision_rl.sandbox.pool import ZygoteSandbox
 from pyvision_rl.types import ExecStatus, Execution, Media
+from tests.fakes import a_video
 
 SANDBOX = {"options": {"max_groups": 0}}
 """Every child of the zygote is a session."""
@@ -213,7 +214,7 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
         ({"not a name": picture()}, "'not a name'"),
         ({"class": picture()}, "'class'"),
         ({"answer": "42"}, "'answer' is a str"),
-        ({"clip": Media("video", "0", 1, 1, b"abc")}, "'clip' is a video"),
+        ({"clip": a_video()}, "'clip' is a video"),
         ({"clue": Media("image", "0", 1, 1)}, "'clue' has no source"),
         ({"clue": Media("image", "0", 2, 2, b"abc")}, "'clue' has 3 bytes"),
     ],

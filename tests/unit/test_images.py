@@ -23,6 +23,7 @@ from pyvision_rl.images import (
 )
 from pyvision_rl.media import image_media
 from pyvision_rl.types import Media
+from tests.fakes import a_video
 
 QWEN2_5_VL = VisionSpec()
 QWEN3_VL = VisionSpec(
@@ -120,7 +121,7 @@ def test_too_long_begins_where_transformers_refuses() -> None:
 
 def test_a_video_and_an_absent_image_are_refused() -> None:
     with pytest.raises(RenderError, match="is a video"):
-        grid(Media("video", "0", 10, 10), TINY)
+        grid(a_video(), TINY)
     with pytest.raises(TaskError):
         patches(Media("image", "0", 56, 56), TINY)
 

@@ -21,6 +21,7 @@ from pyvision_rl.media import (
     write_png,
 )
 from pyvision_rl.types import Media
+from tests.fakes import a_video
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -158,7 +159,7 @@ def test_records_that_cannot_be_opened_say_why(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="no source"):
         open_image(Media("image", "ab", 2, 2))
     with pytest.raises(TaskError, match="video"):
-        open_image(Media("video", "ab", 2, 2, source=tmp_path / "a.mp4"))
+        open_image(a_video(source=tmp_path / "a.mp4"))
     with pytest.raises(TaskError, match="wants 12"):
         open_image(Media("image", "ab", 2, 2, source=b"abc"))
     noise(3, 3).save(tmp_path / "ab.png")

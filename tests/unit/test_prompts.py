@@ -22,6 +22,7 @@ from pyvision_rl.types import (
     TaskInput,
     Text,
 )
+from tests.fakes import a_video
 
 
 def image(name: str, width: int = 448, height: int = 336) -> Media:
@@ -173,7 +174,7 @@ def test_media_that_no_model_takes_are_refused() -> None:
     with pytest.raises(TaskError, match=r"task 'strip'.*2001 x 10 pixels"):
         builder.prompt(TaskInput("strip", "q", (image("x", 2001, 10),)))
     with pytest.raises(TaskError, match="has a video"):
-        builder.prompt(TaskInput("film", "q", (Media("video", "v", 10, 10),)))
+        builder.prompt(TaskInput("film", "q", (a_video(),)))
 
 
 @pytest.mark.parametrize(

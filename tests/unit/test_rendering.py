@@ -36,11 +36,12 @@ from tests.chat_tokenizers import (
     WITHOUT_DEFAULT_SYSTEM,
     make_tokenizer,
 )
+from tests.fakes import a_video
 
 VISION = VisionSpec(min_pixels=784, max_pixels=12_544)
 IMAGE = Media("image", "a" * 64, 448, 448)
 CROP = Media("image", "b" * 64, 56, 56)
-VIDEO = Media("video", "c" * 64, 56, 56)
+VIDEO = a_video()
 
 TEMPLATES = {"default system": WITH_DEFAULT_SYSTEM, "no default": WITHOUT_DEFAULT_SYSTEM}
 TOKENIZERS: dict[tuple[str, str], Any] = {

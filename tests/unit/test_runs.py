@@ -44,24 +44,29 @@ from pyvision_rl.types import (
     Text,
     Trajectory,
     Turn,
+    VideoFacts,
+    VideoFrames,
 )
 
 TEXTS = st.text(max_size=12)
 FLOATS = st.floats(allow_nan=False)
 COUNTS = st.integers(0, 1 << 40)
-MEDIA = st.builds(
-    Media,
-    kind=st.sampled_from(["image", "video"]),
-    sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
-    width=COUNTS,
-    height=COUNTS,
+DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
+POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False)
+FACTS = st.builds(VideoFacts, st.integers(1, 1 << 40), POSITIVE, POSITIVE)
+MEDIA = st.one_of(
+    st.builds(Media, st.just("image"), DIGESTS, COUNTS, COUNTS),
+    st.builds(Media, st.just("video"), DIGESTS, COUNTS, COUNTS, video=FACTS),
 )
 MESSAGES = st.builds(
     Message,
     role=st.sampled_from(["system", "user", "assistant"]),
     parts=st.lists(st.one_of(st.builds(Text, TEXTS), MEDIA), max_size=3).map(tuple),
 )
-SOURCES = st.builds(ImageSource, TEXTS, st.tuples(COUNTS, COUNTS, COUNTS, COUNTS), st.booleans())
+FRAMES = st.builds(VideoFrames, TEXTS, st.lists(COUNTS, max_size=3).map(tuple))
+SOURCES = st.one_of(
+    st.builds(ImageSource, TEXTS, st.tuples(COUNTS, COUNTS, COUNTS, COUNTS), st.booleans()), FRAMES
+)
 
 
 @st.composite
@@ -81,6 +86,7 @@ def executions(draw: st.DrawFn) -> Execution:
         state_lost=draw(st.booleans()),
         parts=draw(st.sampled_from([(), tuple(pieces)])),
         sources=draw(st.sampled_from([(), tuple(sources)])),
+        fetched=tuple(draw(st.lists(FRAMES, max_size=2))),
     )
 
 

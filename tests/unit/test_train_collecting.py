@@ -27,7 +27,6 @@ from pyvision_rl.types import (
     Execution,
     Gold,
     Group,
-    Media,
     Message,
     Observation,
     Reward,
@@ -40,9 +39,10 @@ from pyvision_rl.types import (
     Trajectory,
     Turn,
 )
+from tests.fakes import a_video
 
 RED, BLUE = (image_media(Image.new("RGB", (6, 4), name)) for name in ("red", "blue"))
-FILM = Media("video", "f" * 64, 64, 48, Path("/data/film.mp4"))
+FILM = a_video(source=Path("/data/film.mp4"))
 
 
 class Kinds:

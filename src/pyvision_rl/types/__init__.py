@@ -39,6 +39,9 @@ from pyvision_rl.types.execution import (
     Execution as Execution,
     ImageSource as ImageSource,
     Media as Media,
+    Source as Source,
+    VideoFacts as VideoFacts,
+    VideoFrames as VideoFrames,
 )
 from pyvision_rl.types.learning import (
     Batch as Batch,

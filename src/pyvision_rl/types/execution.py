@@ -9,7 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """What is known of a video before any frame is decoded."""
+
+    num_frames: int
+    """Frames are numbered from 0, in the order they are shown."""
+    fps: float
+    """Mean frames per second."""
+    duration_s: float
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or not (self.fps > 0 and self.duration_s > 0):
+            raise ValueError(f"a video without frames or length: {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +33,18 @@ class Media:
 
     kind: Literal["image", "video"]
     sha256: str
-    """Hex digest (see ``media``); the file name in a run's ``media/`` folder."""
+    """Hex digest (see ``media``): of an image's pixels, of a video's file."""
     width: int
+    """Upright, as shown; ``height`` too."""
     height: int
     source: bytes | Path | None = field(default=None, compare=False, repr=False)
     """Raw RGB pixels (width*height*3 bytes, row-major), or the file that holds the content."""
+    video: VideoFacts | None = None
+    """Of a video."""
+
+    def __post_init__(self) -> None:
+        if (self.kind == "video") != (self.video is not None):
+            raise ValueError(f"{self.kind} {self.sha256}: a video, and nothing else, has its facts")
 
 
 class ExecStatus(StrEnum):
@@ -54,6 +76,20 @@ class ImageSource:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoFrames:
+    """Some frames of a bound video; the word of the process that ran model code."""
+
+    name: str
+    """Of the binding, e.g. ``video_clue_0``."""
+    frames: tuple[int, ...]
+    """Numbers, ascending, each once."""
+
+
+Source: TypeAlias = ImageSource | VideoFrames
+"""What a shown picture shows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """What happened when the sandbox ran one block of the model's code."""
 
@@ -71,8 +107,10 @@ class Execution:
     parts: tuple[str | int, ...] = ()
     """``output`` in pieces, and between them the indices of ``images``, as they happened. Empty
     when the order is not known."""
-    sources: tuple[ImageSource | None, ...] = ()
+    sources: tuple[Source | None, ...] = ()
     """For each image what it shows, None where that is not known. Empty when nothing is known."""
+    fetched: tuple[VideoFrames, ...] = ()
+    """The frames that the code asked the video readers for, shown or not."""
 
     def __post_init__(self) -> None:
         if self.parts:

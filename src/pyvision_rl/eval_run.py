@@ -45,7 +45,7 @@ def run_eval(
         reader = RunReader(resume)
         done = len(reader.steps())
         saved = (reader.trajectories(step) for step in range(1, done + 1))
-        items = [(r.task.id, r.task.input.category, r.trajectory) for rs in saved for r in rs]
+        items = [(r.task.input, r.trajectory) for rs in saved for r in rs]
     with (
         assemble(config) as assembly,
         RunWriter(out, config, verb="eval", resume_step=done if resume else None) as writer,
@@ -61,7 +61,7 @@ def run_eval(
     result = result_of(items)
     (out / "result.json").write_text(json.dumps(result.to_json(), indent=2) + "\n")
     if items and result.overall.accuracy is None:
-        raise RewardError(f"none of {len(items)} episodes could be graded: {items[-1][2].error}")
+        raise RewardError(f"none of {len(items)} episodes could be graded: {items[-1][1].error}")
     return result
 
 

@@ -7,17 +7,17 @@ Trains nothing and chooses nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 from pyvision_rl.assemble import Assembly, build_tasks, chunks, num_tasks
 from pyvision_rl.config import Config
 from pyvision_rl.rollout import Harness, derive_seed
 from pyvision_rl.tasks.base import TaskSet
-from pyvision_rl.types import EndReason, Group, Trajectory
+from pyvision_rl.types import EndReason, Group, TaskInput, Trajectory
+from pyvision_rl.usage import NUMBERS, usage
 
-Judged = tuple[str, str, Trajectory]
-"""(task id, category, trajectory)."""
+Judged = tuple[TaskInput, Trajectory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,14 @@ class Score:
     """Share of episodes with at least one call that ran."""
     answered: float | None
     sampled_tokens: float | None
+    usage: Mapping[str, float] = field(default_factory=dict)
+    """What was given and seen, by the names of ``usage.NUMBERS``: means over tasks, and their
+    standard errors under ``..._se``. Without those that no episode has."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain JSON values, those of ``usage`` beside the others."""
+        values = asdict(self)
+        return values | values.pop("usage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ class EvalResult:
 
     def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
-        return asdict(self)
+        categories = {name: score.to_json() for name, score in self.categories.items()}
+        return {"overall": self.overall.to_json(), "categories": categories}
 
     def metrics(self) -> dict[str, float]:
         """Return the numbers of an evaluation in RL, without those that nothing was graded for."""
@@ -66,6 +75,7 @@ class EvalResult:
             "eval_ungraded": float(all_of.ungraded),
             "eval_graded_share": rewarded / max(1, all_of.episodes),
         }
+        numbers |= {f"eval_{n}": all_of.usage[n] for n in NUMBERS if n in all_of.usage}
         for name, score in self.categories.items():
             numbers[f"eval_accuracy_{name}"] = score.accuracy
             numbers[f"eval_tool_calls_{name}"] = score.tool_calls
@@ -76,21 +86,24 @@ def score(items: Sequence[Judged]) -> Score:
     """Return the score of judged episodes.
 
     Args:
-        items: (task id, category, trajectory), in any order.
+        items: Tasks with their trajectories, in any order.
     """
-    usable = [i for i in items if i[2].reward is not None or i[2].end is EndReason.FAILED]
-    by_task: dict[str, list[float]] = {}
-    for task_id, _, trajectory in usable:
-        right = trajectory.reward is not None and trajectory.reward.correct
-        by_task.setdefault(task_id, []).append(float(right))
-    means = [math.fsum(v) / len(v) for v in by_task.values()]
-    trajectories = [t for _, _, t in usable]
+    usable = [i for i in items if i[1].reward is not None or i[1].end is EndReason.FAILED]
+    trajectories = [t for _, t in usable]
+    rights = [(task.id, float(t.reward is not None and t.reward.correct)) for task, t in usable]
+    means = _task_means(rights)
+    used: dict[str, float] = {}
+    found = [(task.id, usage(task, t).numbers()) for task, t in usable]
+    for name in NUMBERS:
+        if values := _task_means((task, u[name]) for task, u in found if name in u):
+            used[name] = math.fsum(values) / len(values)
+            used[f"{name}_se"] = standard_error(values)
 
     def mean(values: Iterable[float]) -> float | None:
         return math.fsum(values) / len(trajectories) if trajectories else None
 
     return Score(
-        tasks=len(by_task),
+        tasks=len(means),
         episodes=len(items),
         ungraded=len(items) - len(usable),
         failed=sum(t.end is EndReason.FAILED for t in trajectories),
@@ -100,7 +113,16 @@ def score(items: Sequence[Judged]) -> Score:
         tool_share=mean(float(t.num_tool_calls > 0) for t in trajectories),
         answered=mean(float(t.end is EndReason.ANSWERED) for t in trajectories),
         sampled_tokens=mean(t.num_sampled_tokens for t in trajectories),
+        usage=used,
     )
+
+
+def _task_means(values: Iterable[tuple[str, float]]) -> list[float]:
+    """The mean of each task's values."""
+    by_task: dict[str, list[float]] = {}
+    for task, value in values:
+        by_task.setdefault(task, []).append(value)
+    return [math.fsum(v) / len(v) for v in by_task.values()]
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -114,13 +136,14 @@ def standard_error(values: Sequence[float]) -> float:
 
 def result_of(items: Sequence[Judged]) -> EvalResult:
     """Return overall and per-category scores."""
-    names = sorted({category for _, category, _ in items if category})
-    return EvalResult(score(items), {n: score([i for i in items if i[1] == n]) for n in names})
+    names = sorted({task.category for task, _ in items if task.category})
+    by_name = {n: score([i for i in items if i[0].category == n]) for n in names}
+    return EvalResult(score(items), by_name)
 
 
 def judged(groups: Iterable[Group]) -> list[Judged]:
     """Return the episodes of graded groups."""
-    return [(g.task.id, g.task.input.category, t) for g in groups for t in g.trajectories]
+    return [(g.task.input, t) for g in groups for t in g.trajectories]
 
 
 def eval_harness(assembly: Assembly) -> Harness:

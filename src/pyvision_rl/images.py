@@ -112,6 +112,14 @@ def num_tokens(media: Media, spec: VisionSpec) -> int:
     return frames * rows * columns // spec.merge_size**2
 
 
+def tokens_of_size(width: int, height: int, spec: VisionSpec) -> int:
+    """Return how many tokens an image, or a frame shown as one, of this size takes.
+
+    Needs no model: ``VisionSpec()`` is Qwen2.5-VL's rule, and its ``max_pixels`` the reader's.
+    """
+    return num_tokens(Media("image", "", width, height), spec)
+
+
 def patches(media: Media, spec: VisionSpec) -> npt.NDArray[np.float32]:
     """Return the image as the vision tower's input, float32 [rows * columns, 3 * T * P * P].
 

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pyvision_rl.config import Config
 from pyvision_rl.errors import TrainError
 from pyvision_rl.types import Batch, EndReason, ExecStatus, Group, Malformed, Trajectory
+from pyvision_rl.usage import NUMBERS, usage
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Return the numbers of a set of graded groups: means over trajectories.
 
     What nothing was measured for is left out: the accuracy of episodes with a tool call where none
-    has one, reward and accuracy where nothing was graded.
+    has one, reward and accuracy where nothing was graded, frames where no task has a video.
     """
     trajectories = [t for g in groups for t in g.trajectories]
     graded = [t.reward for t in trajectories if t.reward is not None]
@@ -39,6 +40,8 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "time_limits": float(sum(_hit_time_limit(t) for t in trajectories)),
     }
     numbers |= _by_tool_use(trajectories) | _uniform(groups)
+    used = [usage(g.task.input, t).numbers() for g in groups for t in g.trajectories]
+    numbers |= {name: _mean(u[name] for u in used if name in u) for name in NUMBERS}
     for end in EndReason:
         numbers[f"end_{end}"] = _mean(t.end is end for t in trajectories)
     for part in sorted({name for r in graded for name in r.parts}):

@@ -129,7 +129,7 @@ def _result(
 
 
 def _score(groups: Sequence[Group], category: str) -> Score:
-    return score([item for item in judged(groups) if item[1] == category])
+    return score([item for item in judged(groups) if item[0].category == category])
 
 
 def _accuracy(trajectory: Trajectory) -> float:

@@ -43,6 +43,7 @@ from pyvision_rl.types import (
     Segment,
     Task,
     TaskInput,
+    TokenCount,
     Trajectory,
     Turn,
     transcript,
@@ -176,8 +177,6 @@ class _Episode:
     turns: list[Turn] = field(default_factory=list)
     length: int = 0
     """Tokens so far, images expanded."""
-    num_images: int = 0
-    """In the context."""
     next_image: int = 0
     """k of the next shown image's name, as the session counts."""
     answer: str | None = None
@@ -199,16 +198,16 @@ class _Episode:
             self.harness.policy.release(self.name)
             if self.session:
                 await self.session.close()
-        messages = self.start.prompt.messages
         return Trajectory(
             task_id=self.task.id,
             rollout=self.rollout,
             segments=tuple(self.segments),
-            prompt=messages,
+            prompt=self.start.prompt.messages,
             turns=tuple(self.turns),
             end=end,
             answer=self.answer,
             error=error,
+            prompted=self._given(self.start.segment),
         )
 
     async def _loop(self, gate: _Gate | None) -> EndReason:
@@ -284,26 +283,27 @@ class _Episode:
         """Append an observation whole, images and pads together, or not at all."""
         config = self.harness.config
         segment = self.harness.renderer.observe(completion, observation.message)
-        if segment.media and self.num_images + len(segment.media) > config.max_images:
+        num_images = sum(len(s.media) for s in (*self.segments, segment))
+        if segment.media and num_images > config.max_images:
             return EndReason.IMAGE_LIMIT
-        if self.length + self.harness.renderer.length(segment) >= config.max_context_tokens:
+        given = self._given(segment)
+        if self.length + given.text + given.visual >= config.max_context_tokens:
             return EndReason.TOKEN_LIMIT
         self._append(segment)
-        self.turns[-1] = replace(self.turns[-1], observation=observation)
+        self.turns[-1] = replace(self.turns[-1], observation=observation, observed=given)
         return None
 
     def _append(self, segment: Segment) -> None:
         self.segments.append(segment)
         self.length += self.harness.renderer.length(segment)
-        self.num_images += len(segment.media)
+
+    def _given(self, segment: Segment) -> TokenCount:
+        text = len(segment.token_ids) - len(segment.media)
+        return TokenCount(text, self.harness.renderer.length(segment) - text)
 
 
-def _turn(completion: Completion, action: Action, elapsed: float) -> Turn:
+def _turn(made: Completion, action: Action, took: float) -> Turn:
+    size = len(made.token_ids)
     return Turn(
-        text=completion.text,
-        stop=completion.stop,
-        action=action,
-        num_tokens=len(completion.token_ids),
-        policy_version=completion.policy_version,
-        sample_s=elapsed,
+        made.text, made.stop, action, size, policy_version=made.policy_version, sample_s=took
     )

@@ -35,6 +35,7 @@ from pyvision_rl.types import (
     Task,
     TaskInput,
     Text,
+    TokenCount,
     Trajectory,
     Turn,
     VideoFacts,
@@ -143,6 +144,8 @@ def encode(saved: SavedRollout, *, tokens: bool = True) -> Json:
         "prompt": [_message(m) for m in trajectory.prompt],
         "turns": [_turn(t) for t in trajectory.turns],
     }
+    if trajectory.prompted is not None:
+        line["prompted"] = asdict(trajectory.prompted)
     if tokens:
         line["segments"] = [_segment(s) for s in trajectory.segments]
     return line
@@ -169,6 +172,7 @@ def decode(line: Json, find: FindMedia = lambda media: media) -> SavedRollout:
         answer=line["answer"],
         reward=None if line["reward"] is None else _read_reward(line["reward"]),
         error=line["error"],
+        prompted=TokenCount(**line["prompted"]) if "prompted" in line else None,
     )
     public = TaskInput(
         id=task["id"],
@@ -334,7 +338,7 @@ def _read_execution(line: Json, find: FindMedia) -> Execution:
 
 
 def _turn(turn: Turn) -> Json:
-    return {
+    line: Json = {
         "text": turn.text,
         "stop": turn.stop.value,
         "action": _action(turn.action),
@@ -344,6 +348,9 @@ def _turn(turn: Turn) -> Json:
         "sample_s": number(turn.sample_s),
         "policy_version": turn.policy_version,
     }
+    if turn.observed != TokenCount():
+        line["observed"] = asdict(turn.observed)
+    return line
 
 
 def _observation(turn: Turn) -> Json:
@@ -367,6 +374,7 @@ def _read_turn(line: Json, find: FindMedia) -> Turn:
         observation=_read_observation(line["observation"], execution, find),
         execution=execution,
         sample_s=float(line["sample_s"]),
+        observed=TokenCount(**line.get("observed", {})),
     )
 
 

@@ -29,8 +29,18 @@ from pyvision_rl.errors import RunError
 from pyvision_rl.parsing import split_code
 from pyvision_rl.runs import RunReader
 from pyvision_rl.runs_codec import SavedRollout
-from pyvision_rl.types import Execution, GiveAnswer, Malformed, Media, Message, RunCode, Turn
+from pyvision_rl.types import (
+    Execution,
+    GiveAnswer,
+    Malformed,
+    Media,
+    Message,
+    RunCode,
+    TokenCount,
+    Turn,
+)
 from pyvision_rl.types import Text as TextPart
+from pyvision_rl.usage import Usage, usage
 
 # Control characters, bidirectional overrides (they reorder what a person reads), zero-width
 # characters, line separators, and lone surrogates (they cannot be printed at all).
@@ -122,8 +132,9 @@ def _result(file: Path) -> list[RenderableType]:
     table.add_column("")
     for name in columns:
         table.add_column(_text(name), justify="right")
+    # A category without videos has no numbers of frames.
     for name in result["overall"]:
-        table.add_row(name, *(_text(_value(numbers[name])) for numbers in columns.values()))
+        table.add_row(name, *(_text(_value(numbers.get(name))) for numbers in columns.values()))
     return [_heading("result", "cyan"), table]
 
 
@@ -199,6 +210,8 @@ def _choose(
 
 def _render_turn(index: int, turn: Turn) -> Iterator[RenderableType]:
     cost = f"{turn.num_tokens} tokens, {turn.sample_s:.2f} s, stopped at {turn.stop.value}"
+    if turn.observed != TokenCount():
+        cost += f"; then given {_tokens(turn.observed)}"
     yield _heading(f"turn {index + 1}: {_kind(turn)}", "green", cost)
     yield from (_indent(part) for part in _turn_text(turn))
     if turn.execution is not None:
@@ -261,7 +274,25 @@ def _outcome(saved: SavedRollout) -> dict[str, str]:
         fields["reward"] = f"{_value(reward.total)} = {parts}" if parts else _value(reward.total)
     fields["advantage"] = "none" if saved.advantage is None else f"{saved.advantage:+.4f}"
     fields["kept"] = "yes" if saved.kept else f"no: {saved.reason}"
+    return fields | _used(usage(saved.task.input, trajectory))
+
+
+def _used(used: Usage) -> dict[str, str]:
+    """What the episode was given and saw, as far as its record tells."""
+    fields = {}
+    if used.prompted is not None:
+        given = f"given {_tokens(used.prompted)} in the prompt, {_tokens(used.observed)} after it"
+        fields["tokens"] = f"wrote {used.sampled}; {given}"
+    if (frames := used.frames) is not None:
+        fields["frames"] = (
+            f"fetched {frames.fetched} ({frames.fetched_unique} different), shown {frames.shown} "
+            f"({frames.shown_unique} different): {frames.share:.1%} of {frames.total}"
+        )
     return fields
+
+
+def _tokens(count: TokenCount) -> str:
+    return f"{count.text} text + {count.visual} visual"
 
 
 def _count(saved: Sequence[SavedRollout]) -> str:

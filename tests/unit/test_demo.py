@@ -187,7 +187,7 @@ def test_outcomes_are_read_from_what_evaluation_writes() -> None:
     right = episode("a", "hard", looks=[LOOK, LOOK])
     wrong = episode("b", "hard", correct=False)
     easy = episode("c", "easy")
-    items = [(s.task.id, s.task.input.category, s.trajectory) for s in (right, wrong, easy)]
+    items = [(s.task.input, s.trajectory) for s in (right, wrong, easy)]
     result = json.loads(json.dumps(result_of(items).to_json()))
     found = outcome(dict.fromkeys(report.MODES, result))
     assert found.hard == Measured(0.5, pytest.approx(0.5))

@@ -13,8 +13,8 @@ from pyvision_rl.collect import run_rollout
 from pyvision_rl.config import Config
 from pyvision_rl.errors import RewardError, RunError
 from pyvision_rl.eval_run import run_eval
-from pyvision_rl.evaluate import result_of, score
-from pyvision_rl.types import EndReason, Reward, Trajectory
+from pyvision_rl.evaluate import Judged, result_of, score
+from pyvision_rl.types import EndReason, Reward, TaskInput, Trajectory
 from tests.tiny_models import make_tiny
 
 
@@ -23,9 +23,15 @@ def episode(task: str, correct: bool | None, end: EndReason = EndReason.ANSWERED
     return Trajectory(task, 0, (), (), (), end, None, reward)
 
 
+def item(
+    task: str, correct: bool | None, end: EndReason = EndReason.ANSWERED, category: str = ""
+) -> Judged:
+    return TaskInput(task, "?", category=category), episode(task, correct, end)
+
+
 def test_standard_error_is_over_tasks_not_over_samples() -> None:
     # Task a: 2 of 2 right, task b: 0 of 2. Means 1 and 0: mean 0.5, sd 0.7071, se 0.5.
-    items = [("a", "", episode("a", True))] * 2 + [("b", "", episode("b", False))] * 2
+    items = [item("a", True)] * 2 + [item("b", False)] * 2
     got = score(items)
     assert (got.tasks, got.episodes, got.accuracy) == (2, 4, 0.5)
     assert got.accuracy_se == pytest.approx(0.5)
@@ -33,23 +39,23 @@ def test_standard_error_is_over_tasks_not_over_samples() -> None:
 
 def test_a_failed_episode_counts_as_wrong_and_an_ungraded_one_is_left_out() -> None:
     items = [
-        ("a", "", episode("a", True)),
-        ("b", "", episode("b", None, EndReason.FAILED)),
-        ("c", "", episode("c", None)),
+        item("a", True),
+        item("b", None, EndReason.FAILED),
+        item("c", None),
     ]
     got = score(items)
     assert (got.accuracy, got.failed, got.ungraded, got.tasks) == (0.5, 1, 1, 2)
 
 
 def test_categories_are_scored_apart() -> None:
-    items = [("a", "easy", episode("a", True)), ("b", "hard", episode("b", False))]
+    items = [item("a", True, category="easy"), item("b", False, category="hard")]
     got = result_of(items)
     assert got.overall.accuracy == 0.5
     assert {n: s.accuracy for n, s in got.categories.items()} == {"easy": 1.0, "hard": 0.0}
 
 
 def test_where_nothing_was_graded_no_rate_is_told() -> None:
-    for items in ([], [("a", "easy", episode("a", None))]):
+    for items in ([], [item("a", None, category="easy")]):
         found = result_of(items)
         assert (found.overall.accuracy, found.overall.accuracy_se) == (None, None)
         assert not any("accuracy" in name or "calls" in name for name in found.metrics())
@@ -57,10 +63,10 @@ def test_where_nothing_was_graded_no_rate_is_told() -> None:
 
 def test_the_share_that_was_run_and_graded_is_told() -> None:
     items = [
-        ("a", "", episode("a", True)),
-        ("b", "", episode("b", None, EndReason.FAILED)),
-        ("c", "", episode("c", None)),
-        ("d", "", episode("d", False)),
+        item("a", True),
+        item("b", None, EndReason.FAILED),
+        item("c", None),
+        item("d", False),
     ]
     assert result_of(items).metrics()["eval_graded_share"] == 0.5
 

@@ -158,7 +158,7 @@ def test_the_summary_says_what_the_run_is(run: Path) -> None:
 
 def test_the_summary_of_an_evaluation_shows_its_result(run: Path) -> None:
     saved = episode()
-    result = result_of([(saved.task.id, saved.task.input.category, saved.trajectory)])
+    result = result_of([(saved.task.input, saved.trajectory)])
     (run / "result.json").write_text(json.dumps(result.to_json()))
     shown = printed(render_run(run))
     for piece in ("accuracy_se", "tool_calls", "hard", "all"):
@@ -167,7 +167,7 @@ def test_the_summary_of_an_evaluation_shows_its_result(run: Path) -> None:
 
 def test_an_evaluation_that_nobody_could_grade_shows_no_rates(run: Path) -> None:
     lost = replace(episode().trajectory, reward=None)
-    (run / "result.json").write_text(json.dumps(result_of([("a", "", lost)]).to_json()))
+    (run / "result.json").write_text(json.dumps(result_of([(TaskInput("a", "?"), lost)]).to_json()))
     (line,) = (x for x in printed(render_run(run)).splitlines() if x.strip().startswith("answered"))
     assert line.split() == ["answered", "-"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +48,27 @@ def episode(task: str, correct: bool | None, end: EndReason = EndReason.ANSWERED
 
 
 EPISODES = [
-    ("a", "easy", episode("a", True)),
-    ("a", "easy", episode("a", False)),
-    ("b", "hard", episode("b", None, EndReason.FAILED)),
-    ("c", "hard", episode("c", None)),
-    ("d", "hard", episode("d", True)),
+    (TaskInput("a", "?", category="easy"), episode("a", True)),
+    (TaskInput("a", "?", category="easy"), episode("a", False)),
+    (TaskInput("b", "?", category="hard"), episode("b", None, EndReason.FAILED)),
+    (TaskInput("c", "?", category="hard"), episode("c", None)),
+    (TaskInput("d", "?", category="hard"), episode("d", True)),
 ]
 
 
 def test_scores_by_task_count_as_the_evaluation_does() -> None:
     # a: one of two right; b failed and is wrong; c could not be graded and is left out.
     assert task_scores(EPISODES)["accuracy"] == {"a": 0.5, "b": 0.0, "d": 1.0}
-    numbers = evaluation_numbers(asdict(result_of(EPISODES)))
+    numbers = evaluation_numbers(result_of(EPISODES).to_json())
     assert numbers["accuracy"] == pytest.approx(1.5 / 3)
     assert numbers["accuracy.hard"] == pytest.approx(0.5)
     assert (numbers["failed"], numbers["ungraded"]) == (1, 1)
 
 
 def test_an_evaluation_without_a_grade_has_no_accuracy() -> None:
-    numbers = evaluation_numbers(asdict(result_of([("c", "hard", episode("c", None))])))
+    numbers = evaluation_numbers(
+        result_of([(TaskInput("c", "?", category="hard"), episode("c", None))]).to_json()
+    )
     assert numbers == {"failed": 0, "ungraded": 1}
 
 
@@ -97,9 +98,9 @@ def test_rows_hold_what_the_folders_say(tmp_path: Path) -> None:
             if unit.verb == "rl":
                 writer.metrics(1, {"reward": 0.5})
                 continue
-            tasks = {n: Task(TaskInput(n, "?", (), category=c), Gold("1")) for n, c, _ in EPISODES}
-            writer.rollouts(1, [(tasks[n], t, None, None) for n, _, t in EPISODES])
-        result = json.dumps(asdict(result_of(EPISODES)))
+            rows = [(Task(task, Gold("1")), t, None, None) for task, t in EPISODES]
+            writer.rollouts(1, rows)
+        result = json.dumps(result_of(EPISODES).to_json())
         (tmp_path / unit.name / "result.json").write_text(result)
     rows = read_rows(one, planner, Finished(notes, {}, None), tmp_path)
     assert [(r.model, r.seed, r.missing) for r in rows] == [("paid", 1, ()), ("plain", 1, ())]

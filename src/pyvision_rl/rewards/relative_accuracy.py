@@ -2,10 +2,11 @@
 
 In: a task and a trajectory, of which only the final answer is read. Out: a ``Grade`` in steps of
 0.1: the share of the thresholds theta = 0.50, 0.55, ..., 0.95 for which
-``|answer - reference| / |reference| < 1 - theta`` (VSI-Bench, arXiv 2412.14171).
+``|answer - reference| / |reference| < 1 - theta`` (VSI-Bench, arXiv 2412.14171, and the authors'
+code of PyVision-RL), or ``<=`` in its place (VSI-Bench's own evaluation).
 
-Numbers are compared as fractions, without rounding: an error that equals a threshold's does not
-meet it. (In binary floating point, 1.3 for 1 would meet theta = 0.7.)
+Numbers are compared as fractions, without rounding: an error that equals a threshold's meets it by
+the second rule alone. (In binary floating point, 1.3 for 1 would meet theta = 0.7 by either.)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from fractions import Fraction
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,6 +48,8 @@ class Options(BaseModel):
 
     correct_from: float = Field(0.5, gt=0, le=1)
     """The answer counts as correct from this score on."""
+    rule: Literal["reference", "official"] = "reference"
+    """reference: an error equal to a threshold's does not meet it; official: it does."""
 
 
 class RelativeAccuracyGrader:
@@ -73,17 +77,24 @@ class RelativeAccuracyGrader:
         number = read_number(trajectory.answer)
         if isinstance(number, str):
             return Grade(0.0, False, number)
-        score = relative_accuracy(number, gold)
+        score = relative_accuracy(number, gold, inclusive=self._options.rule == "official")
         why = "exact" if number == gold else f"off by {_percent(number, gold)}"
         return Grade(score, score >= self._options.correct_from, why)
 
 
-def relative_accuracy(answer: Fraction, gold: Fraction) -> float:
-    """Return the share of thresholds that an answer meets; for a reference of 0, 1 if it is 0."""
+def relative_accuracy(answer: Fraction, gold: Fraction, *, inclusive: bool = False) -> float:
+    """Return the share of thresholds that an answer meets; for a reference of 0, 1 if it is 0.
+
+    Args:
+        answer: The number that was given.
+        gold: The reference.
+        inclusive: An error equal to a threshold's meets it.
+    """
     if gold == 0:
         return float(answer == 0)
     error = abs(answer - gold) / abs(gold)
-    return sum(error < allowed for allowed in ALLOWED_ERRORS) / len(ALLOWED_ERRORS)
+    met = sum(error < most or (inclusive and error == most) for most in ALLOWED_ERRORS)
+    return met / len(ALLOWED_ERRORS)
 
 
 def read_number(answer: str) -> Fraction | str:

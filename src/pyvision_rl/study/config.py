@@ -86,7 +86,8 @@ class ComparisonConfig(Section):
     against: str
     metrics: tuple[str, ...]
     """``<evaluation>.<accuracy, tool_calls or zero_tool_share>`` with ``.<category>`` at will, or
-    ``train.<reward, accuracy, tool_calls, zero_tool_share or kept_share>``."""
+    ``train.<reward, accuracy, tool_calls, zero_tool_share or kept_share>``; in either place also
+    what was given and seen, such as ``visual_tokens``."""
     paired: bool = True
     """Pair by seed: right when a seed's variants share their cold start; refused with a start that
     all seeds share."""

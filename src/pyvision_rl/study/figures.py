@@ -39,6 +39,8 @@ _TITLES = {
     "tool_calls": "Tool calls per episode",
     "zero_tool_share": "Episodes without a tool call",
     "sampled_tokens": "Response length (tokens)",
+    "visual_tokens": "Visual tokens per episode",
+    "video_share": "Video that was seen (share)",
     "accuracy": "Accuracy in training",
     "eval_accuracy": "Held-out accuracy",
     "reward": "Reward",

@@ -10,24 +10,26 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from pyvision_rl.types import UpdateStats
+from pyvision_rl.usage import NUMBERS
 
 TRAIN = "train"
 """What metrics of training begin with, as those of an evaluation do with its name."""
-EVALUATED = ("accuracy", "tool_calls", "zero_tool_share")
+EVALUATED = ("accuracy", "tool_calls", "zero_tool_share", *NUMBERS)
 """Of an evaluation, overall and by category."""
 COUNTED = ("failed", "ungraded")
 """Episodes of an evaluation, overall."""
-TRAINED = ("reward", "accuracy", "tool_calls", "zero_tool_share", "kept_share")
+TRAINED = ("reward", "accuracy", "tool_calls", "zero_tool_share", "kept_share", *NUMBERS)
 """Means over the last training steps."""
 _STEPS = (
     *("reward", "accuracy", "correct_with_tool", "correct_without_tool"),
     *("tool_calls", "tool_share", "zero_tool_share", "executions", "images", "turns"),
-    *("sampled_tokens", "malformed_share", "time_limits", "trajectories", "graded"),
+    *("sampled_tokens", "malformed_share", "time_limits", "trajectories", "graded", *NUMBERS),
     *("groups", "groups_trained", "groups_all_right", "groups_all_wrong"),
     *("kept", "kept_share", "carried_in", "carried_out"),
     *("correct_negative_advantage", "correct_negative_advantage_share"),
     *("sample_s", "update_s"),
     *("eval_accuracy", "eval_accuracy_se", "eval_tool_calls", "eval_failed", "eval_ungraded"),
+    *(f"eval_{name}" for name in NUMBERS),
     *(f"train_{f.name}" for f in fields(UpdateStats) if f.name != "step"),
 )
 """Of a line of an RL run's ``metrics.jsonl``."""

@@ -13,16 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyvision_rl.evaluate import Judged
 from pyvision_rl.runs import RunReader
 from pyvision_rl.study.config import START, StudyConfig
-from pyvision_rl.study.names import TRAINED
+from pyvision_rl.study.names import EVALUATED, TRAINED
 from pyvision_rl.study.notes import DONE, FAILED
 from pyvision_rl.study.plan import Planner
 from pyvision_rl.study.running import Finished
-from pyvision_rl.types import EndReason, Trajectory
+from pyvision_rl.types import EndReason
+from pyvision_rl.usage import NUMBERS, usage
 
 Scores = dict[str, dict[str, float]]
-"""Metric (accuracy, tool_calls, zero_tool_share) -> task -> mean over its samples."""
+"""Metric, one of ``names.EVALUATED`` -> task -> mean over its samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,9 @@ def _row(
         result = json.loads((out / name / "result.json").read_text(encoding="utf-8"))
         found = evaluation_numbers(result)
         numbers |= {f"{evaluation.name}.{key}": value for key, value in found.items()}
-        judged = [
-            (s.task.id, s.task.input.category, s.trajectory)
-            for s in RunReader(out / name).trajectories()
-        ]
+        judged = [(s.task.input, s.trajectory) for s in RunReader(out / name).trajectories()]
         tasks[evaluation.name] = task_scores(judged)
-        categories[evaluation.name] = {task: category for task, category, _ in judged}
+        categories[evaluation.name] = {task.id: task.category for task, _ in judged}
     return Row(
         model, seed, numbers, tasks, categories, tuple(curves), tuple(dict.fromkeys(missing))
     )
@@ -114,31 +113,30 @@ def evaluation_numbers(result: Mapping[str, Any]) -> dict[str, float]:
             numbers[f"accuracy{suffix}"] = score["accuracy"]
             numbers[f"tool_calls{suffix}"] = score["tool_calls"]
             numbers[f"zero_tool_share{suffix}"] = 1 - score["tool_share"]
+            numbers |= {f"{name}{suffix}": score[name] for name in NUMBERS if name in score}
     for count in ("failed", "ungraded"):
         numbers[count] = float(result["overall"][count])
     return numbers
 
 
-def task_scores(judged: Iterable[tuple[str, str, Trajectory]]) -> Scores:
+def task_scores(judged: Iterable[Judged]) -> Scores:
     """Return the mean scores of each task, as ``evaluate`` counts them.
 
-    A failed episode is wrong; an ungraded one is left out.
+    A failed episode is wrong; an ungraded one is left out. So is what was not counted.
     """
-    values: dict[str, dict[str, list[float]]] = {
-        "accuracy": {},
-        "tool_calls": {},
-        "zero_tool_share": {},
-    }
-    for task, _, trajectory in judged:
+    values: dict[str, dict[str, list[float]]] = {name: {} for name in EVALUATED}
+    for task, trajectory in judged:
         if trajectory.reward is None and trajectory.end is not EndReason.FAILED:
             continue
         correct = trajectory.reward is not None and trajectory.reward.correct
-        for name, value in (
-            ("accuracy", float(correct)),
-            ("tool_calls", float(trajectory.num_tool_calls)),
-            ("zero_tool_share", float(trajectory.num_tool_calls == 0)),
-        ):
-            values[name].setdefault(task, []).append(value)
+        numbers = {
+            "accuracy": float(correct),
+            "tool_calls": float(trajectory.num_tool_calls),
+            "zero_tool_share": float(trajectory.num_tool_calls == 0),
+            **usage(task, trajectory).numbers(),
+        }
+        for name, value in numbers.items():
+            values[name].setdefault(task.id, []).append(value)
     return {
         name: {task: math.fsum(v) / len(v) for task, v in found.items()}
         for name, found in values.items()

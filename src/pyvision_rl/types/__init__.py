@@ -30,6 +30,7 @@ from pyvision_rl.types.episode import (
     Task as Task,
     TaskInput as TaskInput,
     Text as Text,
+    TokenCount as TokenCount,
     Trajectory as Trajectory,
     Turn as Turn,
     transcript as transcript,

@@ -220,6 +220,15 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCount:
+    """Given tokens as the network sees them, images expanded."""
+
+    text: int = 0
+    visual: int = 0
+    """Pads of images; the tags around them are text."""
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One completion and what it led to; its token ids are in the trajectory's segments, once."""
 
@@ -233,6 +242,8 @@ class Turn:
     execution: Execution | None = None
     """What the turn's code did; kept even when the observation was not (over a limit)."""
     sample_s: float = 0.0
+    observed: TokenCount = TokenCount()
+    """Of the observation and what the renderer puts around it; zero without one."""
 
 
 class EndReason(StrEnum):
@@ -292,6 +303,8 @@ class Trajectory:
     reward: Reward | None = None
     error: str = ""
     """What failed, when ``end`` is FAILED or grading failed."""
+    prompted: TokenCount | None = None
+    """Of the prompt; None says that no turn's ``observed`` was counted either."""
 
     def __post_init__(self) -> None:
         if self.end is EndReason.FAILED and self.reward is not None:
@@ -335,9 +348,8 @@ class Trajectory:
     @property
     def num_tool_calls(self) -> int:
         """Code blocks that ran without an error: what the tool reward counts."""
-        return sum(
-            t.execution is not None and t.execution.status is ExecStatus.OK for t in self.turns
-        )
+        ran = (t.execution.status for t in self.turns if t.execution is not None)
+        return sum(status is ExecStatus.OK for status in ran)
 
 
 @dataclass(frozen=True, slots=True)

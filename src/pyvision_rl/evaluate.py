@@ -48,7 +48,8 @@ class Score:
     def to_json(self) -> dict[str, object]:
         """Return plain JSON values, those of ``usage`` beside the others."""
         values = asdict(self)
-        return values | values.pop("usage")
+        used: dict[str, object] = values.pop("usage")
+        return values | used
 
 
 @dataclass(frozen=True, slots=True)

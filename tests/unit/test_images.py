@@ -19,6 +19,7 @@ from pyvision_rl.images import (
     num_tokens,
     patches,
     smart_resize,
+    tokens_of_size,
     too_long,
 )
 from pyvision_rl.media import image_media
@@ -97,6 +98,15 @@ def test_token_counts_worked_by_hand() -> None:
     assert num_tokens(Media("image", "0", 56, 56), TINY) == 4
     # matplotlib's 640 x 480: 480 / 28 = 17.1 -> 17, 640 / 28 = 22.9 -> 23; 17 * 23 = 391.
     assert num_tokens(Media("image", "0", 640, 480), QWEN2_5_VL) == 391
+
+
+def test_tokens_of_a_frame_need_its_size_alone() -> None:
+    assert tokens_of_size(640, 480, QWEN2_5_VL) == 391
+    # At most 100,352 = 128 * 28 * 28 pixels: 480 / sqrt(640 * 480 / 100352) = 274.3 -> 9 rows,
+    # 365.8 -> 13 columns.
+    assert tokens_of_size(640, 480, VisionSpec(max_pixels=100_352)) == 9 * 13
+    # At least 256 * 28 * 28 pixels: 100 * sqrt(200704 / 10000) = 448 = 16 * 28.
+    assert tokens_of_size(100, 100, VisionSpec(min_pixels=200_704)) == 16 * 16
 
 
 def test_patches_of_merged_tokens_are_neighbours() -> None:

@@ -72,6 +72,47 @@ def test_golden_scores_at_any_scale(answer: str, score: float, scale: str) -> No
     assert relative_accuracy(Fraction(answer) * factor, 100 * factor) == score
 
 
+# Where the error equals a threshold's, the official rule counts one more: <= in place of <.
+OFFICIAL = [
+    ("100", 1.0),
+    ("104", 1.0),
+    ("105", 1.0),  # 5% <= 5%
+    ("110", 0.9),  # 10% to 50%: nine
+    ("120", 0.7),  # 20% to 50%: seven
+    ("129", 0.5),  # 29% equals none: as before
+    ("130", 0.5),
+    ("140", 0.3),  # 40%, 45%, 50%
+    ("150", 0.1),  # 50% alone
+    ("151", 0.0),
+    ("50", 0.1),
+    ("-100", 0.0),
+]
+
+
+@pytest.mark.parametrize(("answer", "score"), OFFICIAL)
+@pytest.mark.parametrize("scale", ["1", "-1", "0.001", "7", "1e5"])
+def test_golden_scores_by_the_official_rule(answer: str, score: float, scale: str) -> None:
+    factor = Fraction(scale)
+    found = relative_accuracy(Fraction(answer) * factor, 100 * factor, inclusive=True)
+    assert found == score
+
+
+def test_the_rule_is_an_option() -> None:
+    assert reward("130", "100").parts["accuracy"] == 0.4
+    assert reward("130", "100", rule="reference").parts["accuracy"] == 0.4
+    official = reward("130", "100", rule="official")
+    assert (official.parts["accuracy"], official.correct) == (0.5, True)
+    with pytest.raises(ConfigError, match=r"rewards\.options\.rule.*'reference' or 'official'"):
+        reward("1", "1", rule="offical")
+
+
+@given(st.fractions(-10, 10), st.fractions(-10, 10).filter(bool))
+def test_the_rules_differ_only_where_an_error_equals_a_threshold(a: Fraction, b: Fraction) -> None:
+    equal = abs(a - b) / abs(b) in ALLOWED_ERRORS
+    more = relative_accuracy(a, b, inclusive=True) - relative_accuracy(a, b)
+    assert more == pytest.approx(0.1 * equal)
+
+
 def test_the_allowed_errors_are_those_of_the_thresholds() -> None:
     thetas = [Fraction(50 + 5 * k, 100) for k in range(10)]
     assert sorted(1 - theta for theta in thetas) == list(ALLOWED_ERRORS)

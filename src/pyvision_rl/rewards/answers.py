@@ -164,14 +164,14 @@ def _closing_brace(text: str, start: int) -> int | None:
 
 def _same_letter(mine: str, theirs: str) -> bool:
     """Same option letter; or the reference's option text without its letter."""
-    gold, option = _letter(theirs)
+    gold, option = option_letter(theirs)
     if gold is None:
         return False
-    return _letter(mine)[0] == gold or bool(option and mine == option)
+    return option_letter(mine)[0] == gold or bool(option and mine == option)
 
 
-def _letter(text: str) -> tuple[str | None, str]:
-    """The option letter that a normalised answer names, and the option text after it."""
+def option_letter(text: str) -> tuple[str | None, str]:
+    """Return the option letter that a normalised answer names, and the option text after it."""
     found = _LETTER.fullmatch(text)
     if not found:
         return None, ""

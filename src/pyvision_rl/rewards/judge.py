@@ -26,6 +26,7 @@ from pyvision_rl.errors import EndpointError, RewardError
 from pyvision_rl.registry import parse_options
 from pyvision_rl.rewards.answers import match
 from pyvision_rl.rewards.base import Grade
+from pyvision_rl.rewards.choices import same_choice
 from pyvision_rl.rewards.judge_prompt import load_domain, messages, verdict
 from pyvision_rl.rewards.verdicts import VerdictCache
 from pyvision_rl.types import Task, Trajectory
@@ -160,9 +161,11 @@ class JudgeGrader:
             return Grade(0.0, False, "no answer")
         if config.rules_first:
             found = match(answer, gold.answer, gold.answer_type)
-            if found.correct:
+            chosen = same_choice(answer, gold.answer, task.input.question)
+            if found.correct or chosen:
                 self._judge.counts["rules"] += 1
-                return Grade(1.0, True, f"rule: {found.why}")
+                why = found.why if found.correct else "same choice"
+                return Grade(1.0, True, f"rule: {why}")
         if len(answer) > config.max_answer_chars:
             return Grade(0.0, False, f"answer is longer than {config.max_answer_chars} characters")
         # A lone colon has fooled judges (arXiv 2507.08794).

@@ -1,4 +1,4 @@
-"""The rule-based accuracy grader: right or wrong by the rules of ``answers``, no model asked.
+"""The rule-based accuracy grader: right or wrong by ``answers`` and ``choices``, no model asked.
 
 In: a task and a trajectory, of which only the final answer is read. Out: a ``Grade`` of 0 or 1.
 """
@@ -23,6 +23,8 @@ class Options(BaseModel):
     """Allowed distance of floats, as a share of the reference."""
     abs_tol: float = Field(ABS_TOL, ge=0)
     """Allowed distance of floats near 0."""
+    option_text: bool = True
+    """An option that the question lists may be named by what it says instead of its letter."""
 
 
 class MatchGrader:
@@ -48,4 +50,9 @@ class MatchGrader:
             rel_tol=self._options.rel_tol,
             abs_tol=self._options.abs_tol,
         )
+        if not found.correct and self._options.option_text:
+            from pyvision_rl.rewards.choices import same_choice
+
+            if same_choice(trajectory.answer, gold.answer, task.input.question):
+                return Grade(1.0, True, "same choice")
         return Grade(float(found.correct), found.correct, found.why)

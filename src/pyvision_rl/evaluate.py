@@ -15,7 +15,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.rollout import Harness, derive_seed
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.types import EndReason, Group, TaskInput, Trajectory
-from pyvision_rl.usage import NUMBERS, usage
+from pyvision_rl.usage import NUMBERS, used
 
 Judged = tuple[TaskInput, Trajectory]
 
@@ -48,8 +48,8 @@ class Score:
     def to_json(self) -> dict[str, object]:
         """Return plain JSON values, those of ``usage`` beside the others."""
         values = asdict(self)
-        used: dict[str, object] = values.pop("usage")
-        return values | used
+        use: dict[str, object] = values.pop("usage")
+        return values | use
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,12 @@ def score(items: Sequence[Judged]) -> Score:
     trajectories = [t for _, t in usable]
     rights = [(task.id, float(t.reward is not None and t.reward.correct)) for task, t in usable]
     means = _task_means(rights)
-    used: dict[str, float] = {}
-    found = [(task.id, usage(task, t).numbers()) for task, t in usable]
+    use: dict[str, float] = {}
+    found = [(task.id, used(task, t)) for task, t in usable]
     for name in NUMBERS:
         if values := _task_means((task, u[name]) for task, u in found if name in u):
-            used[name] = math.fsum(values) / len(values)
-            used[f"{name}_se"] = standard_error(values)
+            use[name] = math.fsum(values) / len(values)
+            use[f"{name}_se"] = standard_error(values)
 
     def mean(values: Iterable[float]) -> float | None:
         return math.fsum(values) / len(trajectories) if trajectories else None
@@ -114,7 +114,7 @@ def score(items: Sequence[Judged]) -> Score:
         tool_share=mean(float(t.num_tool_calls > 0) for t in trajectories),
         answered=mean(float(t.end is EndReason.ANSWERED) for t in trajectories),
         sampled_tokens=mean(t.num_sampled_tokens for t in trajectories),
-        usage=used,
+        usage=use,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pyvision_rl.config import Config
 from pyvision_rl.errors import TrainError
 from pyvision_rl.types import Batch, EndReason, ExecStatus, Group, Malformed, Trajectory
-from pyvision_rl.usage import NUMBERS, usage
+from pyvision_rl.usage import NUMBERS, used
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -40,8 +40,8 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "time_limits": float(sum(_hit_time_limit(t) for t in trajectories)),
     }
     numbers |= _by_tool_use(trajectories) | _uniform(groups)
-    used = [usage(g.task.input, t).numbers() for g in groups for t in g.trajectories]
-    numbers |= {name: _mean(u[name] for u in used if name in u) for name in NUMBERS}
+    use = [used(g.task.input, t) for g in groups for t in g.trajectories]
+    numbers |= {name: _mean(u[name] for u in use if name in u) for name in NUMBERS}
     for end in EndReason:
         numbers[f"end_{end}"] = _mean(t.end is end for t in trajectories)
     for part in sorted({name for r in graded for name in r.parts}):

@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyvision_rl.errors import RunError
+from pyvision_rl.frames_seen import frames_seen
 from pyvision_rl.parsing import split_code
 from pyvision_rl.runs import RunReader
 from pyvision_rl.runs_codec import SavedRollout
@@ -36,11 +37,13 @@ from pyvision_rl.types import (
     Media,
     Message,
     RunCode,
+    TaskInput,
     TokenCount,
+    Trajectory,
     Turn,
 )
 from pyvision_rl.types import Text as TextPart
-from pyvision_rl.usage import Usage, usage
+from pyvision_rl.usage import observed
 
 # Control characters, bidirectional overrides (they reorder what a person reads), zero-width
 # characters, line separators, and lone surrogates (they cannot be printed at all).
@@ -274,16 +277,17 @@ def _outcome(saved: SavedRollout) -> dict[str, str]:
         fields["reward"] = f"{_value(reward.total)} = {parts}" if parts else _value(reward.total)
     fields["advantage"] = "none" if saved.advantage is None else f"{saved.advantage:+.4f}"
     fields["kept"] = "yes" if saved.kept else f"no: {saved.reason}"
-    return fields | _used(usage(saved.task.input, trajectory))
+    return fields | _used(saved.task.input, trajectory)
 
 
-def _used(used: Usage) -> dict[str, str]:
+def _used(task: TaskInput, trajectory: Trajectory) -> dict[str, str]:
     """What the episode was given and saw, as far as its record tells."""
     fields = {}
-    if used.prompted is not None:
-        given = f"given {_tokens(used.prompted)} in the prompt, {_tokens(used.observed)} after it"
-        fields["tokens"] = f"wrote {used.sampled}; {given}"
-    if (frames := used.frames) is not None:
+    if (first := trajectory.prompted) is not None:
+        given = f"given {_tokens(first)} in the prompt, {_tokens(observed(trajectory))} after it"
+        fields["tokens"] = f"wrote {sum(t.num_tokens for t in trajectory.turns)}; {given}"
+    if any(m.video for m in task.media):
+        frames = frames_seen(task, trajectory)
         fields["frames"] = (
             f"fetched {frames.fetched} ({frames.fetched_unique} different), shown {frames.shown} "
             f"({frames.shown_unique} different): {frames.share:.1%} of {frames.total}"

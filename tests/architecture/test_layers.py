@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rollout", "selection", "runs"),
     # Each may import those before it.
     (
+        "frames_seen",
         "usage",
         "metrics",
         "sources",

@@ -165,6 +165,18 @@ def test_rules_decide_first_and_cost_nothing() -> None:
     assert not asked_anyway.reward.correct
 
 
+def test_an_option_named_by_its_text_costs_nothing_either() -> None:
+    task = Task(TaskInput("t", "Which cup?\nA. a green cup\nB. a red cup"), Gold("B"))
+    with FakeOpenAI(lambda _: "0") as server:
+        (right, wrong), stats = grade(rewards(server), "A red cup.", "a green cup", task=task)
+        assert len(server.requests) == 1
+    assert right.reward is not None
+    assert right.reward.why == "rule: same choice"
+    assert wrong.reward is not None
+    assert not wrong.reward.correct
+    assert (stats["judge_rules"], stats["judge_calls"]) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
 from pyvision_rl.config import PromptsConfig, RewardsConfig, RolloutConfig
 from pyvision_rl.evaluate import result_of
+from pyvision_rl.frames_seen import Frames, frames_seen
 from pyvision_rl.images import VisionSpec
 from pyvision_rl.media import image_media
 from pyvision_rl.metrics import rollout_metrics
@@ -26,6 +29,7 @@ from pyvision_rl.rollout import Harness, run_groups
 from pyvision_rl.runs_codec import SavedRollout, decode, encode
 from pyvision_rl.sandbox.base import SandboxLimits
 from pyvision_rl.sandbox.scripted import ScriptedSandbox
+from pyvision_rl.show import render_rollout
 from pyvision_rl.study.names import metric_names
 from pyvision_rl.study.reading import evaluation_numbers, task_scores
 from pyvision_rl.types import (
@@ -49,7 +53,7 @@ from pyvision_rl.types import (
     Turn,
     VideoFrames,
 )
-from pyvision_rl.usage import NUMBERS, Frames, usage
+from pyvision_rl.usage import NUMBERS, observed, used
 from tests.fakes import a_video
 
 RENDERER = CharsRenderer(VisionSpec())
@@ -102,10 +106,10 @@ def test_the_ledger_of_three_turns_by_hand() -> None:
         TokenCount(109, 4),
         TokenCount(),
     ]
-    used = usage(TASK.input, done)
-    assert (used.sampled, used.images, used.frames) == (2 * len(CODE) + len(ANSWER) + 1, 2, None)
-    assert used.observed == TokenCount(202, 395)
-    assert used.numbers() == {"text_tokens": 257, "visual_tokens": 399}
+    # Written, with the end of the last turn: not given.
+    assert sum(turn.num_tokens for turn in done.turns) == 2 * len(CODE) + len(ANSWER) + 1
+    assert observed(done) == TokenCount(202, 395)
+    assert used(TASK.input, done) == {"text_tokens": 257, "visual_tokens": 399}
 
 
 SIDES = st.integers(1, 1500)
@@ -127,7 +131,9 @@ def test_what_is_counted_adds_up_to_what_the_network_reads(
     done = play(turns, executions, max_context_tokens=room, max_images=max_images)
     assert done.prompted is not None
     given_ = [done.prompted, *(turn.observed for turn in done.turns)]
-    total = sum(count.text + count.visual for count in given_) + usage(TASK.input, done).sampled
+    total = sum(count.text + count.visual for count in given_) + sum(
+        t.num_tokens for t in done.turns
+    )
     assert total == sum(map(RENDERER.length, done.segments))
     for turn in done.turns:
         assert (turn.observed == TokenCount()) == (turn.observation is None)
@@ -141,16 +147,17 @@ def test_counts_are_kept_and_a_record_from_before_them_is_read() -> None:
     saved = SavedRollout(TASK, done)
     for tokens in (True, False):
         line = json.loads(json.dumps(encode(saved, tokens=tokens)))
-        assert usage(TASK.input, decode(line).trajectory) == usage(TASK.input, done)
+        assert decode(line).trajectory.prompted == done.prompted
+        assert decode(line).trajectory.turns == done.turns
     del line["prompted"]
     for turn in line["turns"]:
         turn.pop("observed", None)
     old = decode(line).trajectory
     assert old.prompted is None
     # Not counted is not zero: means go over the others.
-    assert usage(TASK.input, old).numbers() == {}
-    numbers = rollout_metrics([Group(TASK, (done, old))])
-    assert numbers["visual_tokens"] == usage(TASK.input, done).numbers()["visual_tokens"]
+    assert used(TASK.input, old) == {}
+    found = rollout_metrics([Group(TASK, (done, old))])
+    assert found["visual_tokens"] == used(TASK.input, done)["visual_tokens"]
     assert not set(NUMBERS) & set(rollout_metrics([Group(TASK, (old,))]))
 
 
@@ -203,8 +210,8 @@ SEEN = film(
 
 def test_frames_are_counted_by_hand() -> None:
     # Fetched: 8 + 8 + 1 + 1, of which 4 to 7 twice. Shown: 2 + 2, of which frame 2 twice.
-    assert usage(FILMS.input, SEEN).frames == Frames(128, 18, 14, 4, 3)
-    assert usage(FILMS.input, SEEN).numbers() == {
+    assert frames_seen(FILMS.input, SEEN) == Frames(128, 18, 14, 4, 3)
+    assert used(FILMS.input, SEEN) == {
         "text_tokens": 50 + 40,
         "visual_tokens": 32,
         "frames_fetched": 18,
@@ -215,16 +222,14 @@ def test_frames_are_counted_by_hand() -> None:
 
 
 def test_the_shares_are_of_different_frames() -> None:
-    used = usage(FILMS.input, SEEN).frames
-    assert used is not None
-    assert (used.share, used.fetched_share) == (3 / 128, 14 / 128)
+    seen = frames_seen(FILMS.input, SEEN)
+    assert (seen.share, seen.fetched_share) == (3 / 128, 14 / 128)
 
 
 def test_equal_frames_of_two_videos_are_different_frames() -> None:
     both = film(watched([], [frames(5), frames(5, of=1)]))
-    used = usage(FILMS.input, both).frames
-    assert used is not None
-    assert (used.shown, used.shown_unique) == (2, 2)
+    seen = frames_seen(FILMS.input, both)
+    assert (seen.shown, seen.shown_unique) == (2, 2)
 
 
 def test_a_picture_too_narrow_to_be_given_is_not_shown() -> None:
@@ -232,9 +237,7 @@ def test_a_picture_too_narrow_to_be_given_is_not_shown() -> None:
     assert turn.observation is not None
     first = turn.observation.message.media[0]
     said = Observation(Message("user", (first,)), turn.execution)
-    used = usage(FILMS.input, film(replace(turn, observation=said))).frames
-    assert used is not None
-    assert used.shown == 1
+    assert frames_seen(FILMS.input, film(replace(turn, observation=said))).shown == 1
 
 
 @given(
@@ -250,15 +253,14 @@ def test_a_picture_too_narrow_to_be_given_is_not_shown() -> None:
 def test_no_claim_of_model_code_makes_more_of_a_video_than_there_is(
     claims: list[VideoFrames],
 ) -> None:
-    used = usage(FILMS.input, film(watched(claims, claims))).frames
-    assert used is not None
-    assert 0 <= used.share == used.fetched_share <= 1
-    assert used.shown_unique <= used.shown <= sum(len(c.frames) for c in claims)
+    seen = frames_seen(FILMS.input, film(watched(claims, claims)))
+    assert 0 <= seen.share == seen.fetched_share <= 1
+    assert seen.shown_unique <= seen.shown <= sum(len(c.frames) for c in claims)
 
 
 def test_initial_frames_cost_visual_tokens_and_are_not_fetched() -> None:
     start = film(prompted=TokenCount(50, 64))
-    found = usage(FILMS.input, start).numbers()
+    found = used(FILMS.input, start)
     assert found["visual_tokens"] == 64
     assert (found["frames_fetched"], found["frames_shown"], found["video_share"]) == (0, 0, 0)
 
@@ -304,10 +306,22 @@ def test_an_evaluation_tells_what_was_seen_by_category() -> None:
     assert told["eval_visual_tokens"] == pytest.approx(28 / 3)
     assert told["eval_video_share"] == pytest.approx(1.25 / 128)
     # A study reads the same numbers, and the scores of each task for its intervals.
-    numbers = evaluation_numbers(found)
-    assert numbers["visual_tokens.film"] == 12
+    assert evaluation_numbers(found)["visual_tokens.film"] == 12
     assert task_scores(items)["visual_tokens"] == {"t": 4, "f": 16, "g": 8}
     assert task_scores(items)["frames_shown"] == {"f": 2, "g": 1}
+
+
+def test_show_tells_what_an_episode_was_given_and_saw() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=120)
+    for part in render_rollout(SavedRollout(FILMS, SEEN)):
+        console.print(part)
+    for piece in (
+        "then given 20 text + 16 visual",
+        "wrote 9; given 50 text + 0 visual in the prompt, 40 text + 32 visual after it",
+        "fetched 18 (14 different), shown 4 (3 different): 2.3% of 128",
+    ):
+        assert piece in out.getvalue(), piece
 
 
 def test_a_study_may_compare_what_was_given_and_seen() -> None:

@@ -21,7 +21,7 @@ from pyvision_rl.study.notes import DONE, FAILED
 from pyvision_rl.study.plan import Planner
 from pyvision_rl.study.running import Finished
 from pyvision_rl.types import EndReason
-from pyvision_rl.usage import NUMBERS, usage
+from pyvision_rl.usage import NUMBERS, used
 
 Scores = dict[str, dict[str, float]]
 """Metric, one of ``names.EVALUATED`` -> task -> mean over its samples."""
@@ -133,7 +133,7 @@ def task_scores(judged: Iterable[Judged]) -> Scores:
             "accuracy": float(correct),
             "tool_calls": float(trajectory.num_tool_calls),
             "zero_tool_share": float(trajectory.num_tool_calls == 0),
-            **usage(task, trajectory).numbers(),
+            **used(task, trajectory),
         }
         for name, value in numbers.items():
             values[name].setdefault(task.id, []).append(value)

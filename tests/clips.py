@@ -20,7 +20,7 @@ def counting(num_frames: int, width: int = 64, height: int = 48) -> npt.NDArray[
 
 
 def grey_of(number: int) -> int:
-    """Return the grey level of a frame: 40 to 215, at least 24 from those around it."""
+    """Return the grey level of a frame: 40 to 215, 53 or more from its neighbours'."""
     return 40 + 53 * number % 176
 
 
@@ -32,6 +32,7 @@ def write_clip(
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
     pts: Sequence[int] | None = None,
+    index_first: bool = False,
     **options: str,
 ) -> Path:
     """Write frames [H, W, 3] uint8 RGB as a video; the suffix picks the container.
@@ -43,13 +44,15 @@ def write_clip(
         codec: An encoder's name.
         pix_fmt: What the encoder is given.
         pts: Of each frame, in units of 1 / ``fps``; None: one after the other.
+        index_first: An mp4's index before its frames, so that a cut file still opens.
         options: Of the encoder, e.g. ``bf="2"``, ``g="10"``.
     """
     import av
 
     rate = Fraction(fps).limit_denominator(100_000)
     height, width = frames[0].shape[:2]
-    with av.open(str(path), "w") as container:
+    flags = {"movflags": "faststart"} if index_first else {}
+    with av.open(str(path), "w", options=flags) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.thread_count = 1

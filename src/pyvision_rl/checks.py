@@ -28,6 +28,7 @@ from pyvision_rl.config import (
     SftStageConfig,
     TasksConfig,
 )
+from pyvision_rl.context import check_room
 from pyvision_rl.errors import ConfigError, MissingKeyError
 from pyvision_rl.new_model import check_sizes
 from pyvision_rl.parsing import CODE_CLOSE, parse
@@ -232,6 +233,7 @@ def _sandbox_detail(config: SandboxConfig) -> str:
 
 
 def _rollout_detail(config: Config) -> str:
+    check_room(config.prompts, config.rollout)
     room, turn = config.rollout.max_context_tokens, config.policy.max_new_tokens
     require(
         turn < room, f"policy.max_new_tokens = {turn} fills rollout.max_context_tokens = {room}"

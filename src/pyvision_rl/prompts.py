@@ -1,36 +1,27 @@
 r"""All the words around a task: its question, what code gave back, what was wrong with a turn.
 
 In: ``TaskInput`` and ``Execution``. Out: ``Prompt`` and ``Observation``, as chat messages in which
-images stand where the model sees them. Knows no tokens; the renderer keeps text that looks like a
-control token harmless.
+images stand where the model sees them. ``prompts.context`` says which of a task's media stand in
+the message, and which only its code finds (paper section 3.1: images both, videos code only). Knows
+no tokens; the renderer keeps text that looks like a control token harmless.
 
-A template is a UTF-8 text file, or the name of a built-in one: ``question`` tells what the paper's
-prompt tells, ``minimal`` holds the images and the question only. In it
-``{name}`` is a placeholder when ``name`` is a lower-case word:
+The words are in template files (``template`` says how they are read): ``question`` tells what the
+paper's prompt tells, ``minimal`` holds the images and the question only. Their placeholders:
 
-    question      {query} and {images}, once each; {image_info}, if wanted, once
+    question      {query} and {images}, once each; {image_info} and {video_info}, if wanted, once;
+                  lines may begin with the conditions of ``CONDITIONS``
     observation   {text} and {images}, once each
-
-Any other such word is an error; ``{{name}}`` stands for a literal ``{name}``, and the argument of
-a LaTeX command (``\boxed{answer}``) is left alone, as are all other braces. A line that holds
-nothing but placeholders is left out when all of them are empty. Newlines around the text are
-dropped.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from importlib import resources
-from itertools import groupby
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from pyvision_rl.config import PromptsConfig
-from pyvision_rl.errors import ConfigError, TaskError
-from pyvision_rl.images import MAX_ASPECT_RATIO, too_long
+from pyvision_rl.context import IMAGE_NAME, Placed, place
+from pyvision_rl.images import too_long
+from pyvision_rl.template import check_characters, load_template
 from pyvision_rl.types import (
     ExecStatus,
     Execution,
@@ -43,22 +34,16 @@ from pyvision_rl.types import (
     Text,
 )
 
-BUILT_IN = ("question", "minimal", "observation")
-IMAGE_NAME = "image_clue_{}"
-"""Tag around an image in the context, and its variable in the sandbox (paper section 3.1)."""
+CONDITIONS = ("images", "hidden_images", "frames", "videos", "media")
+"""What may stand before a line of a question template: the context holds images; images are in the
+sandbox only; the context holds frames of videos; videos are in the sandbox; the task has media."""
 NO_OUTPUT = "(no output)"
-NO_IMAGES = "(there are no images)"
 STATE_LOST = "The interpreter was started anew: your variables are lost; the images are loaded."
 ALLOWED_FORMS = (
     "End a reply either with one <code> block that holds a ```python fence, or with one <answer> "
     "block that holds \\boxed{...}."
 )
 
-_PLACEHOLDER = re.compile(
-    r"\{\{(?P<literal>[a-z][a-z0-9_]*)\}\}"
-    r"|\\[A-Za-z]+\{[a-z][a-z0-9_]*\}"
-    r"|\{(?P<name>[a-z][a-z0-9_]*)\}"
-)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -72,44 +57,39 @@ class PromptBuilder:
             ConfigError: A file is missing, is not UTF-8 or holds a control character, or its
                 placeholders are wrong.
         """
-        self._question = _load(
+        self._question = load_template(
             "prompts.template",
             config.template or "question",
             ("query", "images"),
-            ("image_info",),
+            ("image_info", "video_info"),
+            CONDITIONS,
         )
-        self._observation = _load(
+        self._observation = load_template(
             "prompts.observation", config.observation or "observation", ("text", "images")
         )
         if config.system is not None:
-            _check_characters(config.system, "prompts.system")
-        self._system = config.system
+            check_characters(config.system, "prompts.system")
+        self._config = config
 
     def prompt(self, task: TaskInput) -> Prompt:
         """Return the first messages of an episode and what the sandbox holds from the start.
 
         Raises:
-            TaskError: A medium of the task cannot be shown.
+            TaskError: A medium of the task cannot be shown, or a frame cannot be decoded.
         """
-        for media in task.media:
-            if media.kind != "image":
-                raise TaskError(f"task {task.id!r} has a {media.kind}; prompts hold images only")
-            if too_long(media.width, media.height):
-                raise TaskError(
-                    f"task {task.id!r} has an image of {media.width} x {media.height} pixels; "
-                    f"the sides must be within a factor of {MAX_ASPECT_RATIO}"
-                )
-        bindings = {IMAGE_NAME.format(k): media for k, media in enumerate(task.media)}
-        sizes = [f"{k}: {m.width} x {m.height} pixels" for k, m in bindings.items()]
+        placed = place(task, self._config)
         parts = self._question.fill(
             {
                 "query": _text(task.question),
-                "images": _tagged(bindings.items()),
-                "image_info": _text("\n".join(sizes) or NO_IMAGES),
-            }
+                "images": _tagged(_shown(placed)),
+                "image_info": _text("\n".join(_image_lines(placed))),
+                "video_info": _text("\n".join(_video_lines(placed))),
+            },
+            _conditions(placed),
         )
-        system = () if self._system is None else (Message("system", (Text(self._system),)),)
-        return Prompt((*system, Message("user", parts)), bindings)
+        said = self._config.system
+        system = () if said is None else (Message("system", (Text(said),)),)
+        return Prompt((*system, Message("user", parts)), placed.bindings)
 
     def observation(self, execution: Execution, first_image: int) -> Observation:
         """Return what one code block gave, as the policy will read it.
@@ -122,7 +102,7 @@ class PromptBuilder:
         # The shape is the model's doing: a crash here would let model code end the run.
         shown = [(name, m) for name, m in named if not too_long(m.width, m.height)]
         hidden = [
-            f"{name} ({m.width} x {m.height} pixels) is too long and narrow to be shown."
+            f"{name} ({_pixels(m)}) is too long and narrow to be shown."
             for name, m in named
             if too_long(m.width, m.height)
         ]
@@ -134,7 +114,8 @@ class PromptBuilder:
             text = f"Text Result:\n{text}"
         elif not shown:
             text = NO_OUTPUT
-        images = (Text("Image Result:\n"), *_tagged(shown)) if shown else ()
+        tagged = _tagged((name, media, "") for name, media in shown)
+        images = (Text("Image Result:\n"), *tagged) if shown else ()
         parts = self._observation.fill({"text": _text(text), "images": images})
         return Observation(Message("user", parts), execution)
 
@@ -157,131 +138,66 @@ def _text(text: str) -> tuple[Part, ...]:
     return (Text(_SURROGATE.sub("\ufffd", text)),) if text else ()
 
 
-def _tagged(images: Iterable[tuple[str, Media]]) -> tuple[Part, ...]:
-    """Every image between tags of its name, one a line."""
+def _tagged(images: Iterable[tuple[str, Media, str]]) -> tuple[Part, ...]:
+    """Every (name, image, label) between tags of its name, the label before them, one a line."""
     parts: list[Part] = []
-    for name, media in images:
+    for name, media, label in images:
         parts += [Text("\n")] if parts else []
-        parts += [Text(f"<{name}>"), media, Text(f"</{name}>")]
+        parts += [Text(f"{label}<{name}>"), media, Text(f"</{name}>")]
     return tuple(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """A placeholder in a template."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Template:
-    """A checked template: each line is a run of literal texts and slots."""
-
-    lines: tuple[tuple[str | _Slot, ...], ...]
-
-    def fill(self, values: Mapping[str, tuple[Part, ...]]) -> tuple[Part, ...]:
-        """Return the text with ``values`` in place of the slots, neighbouring texts joined."""
-        lines = [line for line in self.lines if not _is_dropped(line, values)]
-        # A dropped first or last line leaves its blank neighbours at the border.
-        while lines and not lines[0]:
-            del lines[0]
-        while lines and not lines[-1]:
-            del lines[-1]
-        parts: list[Part] = []
-        for number, line in enumerate(lines):
-            parts += [Text("\n")] if number else []
-            for piece in line:
-                parts += values[piece.name] if isinstance(piece, _Slot) else (Text(piece),)
-        return tuple(_joined(parts))
+def _shown(placed: Placed) -> Iterator[tuple[str, Media, str]]:
+    """What the model sees from the start: name, image, and of a frame which it is."""
+    if placed.images_shown:
+        yield from ((name, media, "") for name, media in placed.images.items())
+    for video, frames in placed.frames.items():
+        for f in frames:
+            label = f"{_called(video, placed)}, frame {f.number}, at {_number(f.time_s)} s: "
+            yield f.name, f.media, label
 
 
-def _is_dropped(line: tuple[str | _Slot, ...], values: Mapping[str, tuple[Part, ...]]) -> bool:
-    """Whether the line has slots, all of them empty, and nothing else."""
-    slots = [piece for piece in line if isinstance(piece, _Slot)]
-    literal = "".join(piece for piece in line if isinstance(piece, str))
-    return bool(slots) and not literal.strip() and not any(values[slot.name] for slot in slots)
+def _image_lines(placed: Placed) -> Iterator[str]:
+    """A line per image, and one per video for its frames in the context."""
+    yield from (f"{name}: {_pixels(media)}" for name, media in placed.images.items())
+    for video, frames in placed.frames.items():
+        names = " to ".join(dict.fromkeys((frames[0].name, frames[-1].name)))
+        yield f"{names}, from {_called(video, placed)}: {_pixels(frames[0].media)}"
 
 
-def _joined(parts: Iterable[Part]) -> Iterator[Part]:
-    """The parts, with texts that stand side by side made one."""
-    for is_text, run in groupby(parts, lambda part: isinstance(part, Text)):
-        if is_text:
-            yield Text("".join(part.text for part in run if isinstance(part, Text)))
-        else:
-            yield from run
+def _video_lines(placed: Placed) -> Iterator[str]:
+    """A line per video, in or out of the sandbox."""
+    for name, media in placed.videos.items():
+        assert media.video is not None
+        facts, last = media.video, media.video.num_frames - 1
+        yield (
+            f"{_called(name, placed)}: {_pixels(media)}, number of frames: {facts.num_frames} "
+            f"(numbered 0 to {last}), frames per second: {_number(facts.fps)}, "
+            f"duration: {_number(facts.duration_s)} seconds"
+        )
 
 
-def _load(
-    key: str, name: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> _Template:
-    """The template of a config key: a built-in one or, for any other name, a file."""
-    where = f"{key} = {name!r}"
-    try:
-        if name in BUILT_IN:
-            data = (resources.files("pyvision_rl") / "templates" / f"{name}.txt").read_bytes()
-        else:
-            data = Path(name).read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{where}: {error.strerror or error}; built-in templates: {', '.join(BUILT_IN)}"
-        ) from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 text (byte {error.start})") from error
-    text = text.replace("\r\n", "\n").strip("\n")
-    _check_characters(text, where)
-    template = _Template(tuple(tuple(_pieces(line)) for line in text.split("\n")))
-    _check_placeholders(template, where, required, optional)
-    return template
+def _conditions(placed: Placed) -> set[str]:
+    """Those of ``CONDITIONS`` that hold."""
+    holds = {
+        "images": bool(placed.frames or (placed.images and placed.images_shown)),
+        "hidden_images": bool(placed.images) and not placed.images_shown,
+        "frames": bool(placed.frames),
+        "videos": bool(placed.videos) and placed.videos_bound,
+        "media": bool(placed.images or placed.videos),
+    }
+    return {name for name in CONDITIONS if holds[name]}
 
 
-def _pieces(line: str) -> Iterator[str | _Slot]:
-    """The literal texts and slots of one line."""
-    done = 0
-    for match in _PLACEHOLDER.finditer(line):
-        if not match["name"] and not match["literal"]:
-            continue
-        if before := line[done : match.start()]:
-            yield before
-        yield _Slot(match["name"]) if match["name"] else f"{{{match['literal']}}}"
-        done = match.end()
-    if rest := line[done:]:
-        yield rest
+def _called(video: str, placed: Placed) -> str:
+    """What a video is called: its variable, or a plain name where there is none."""
+    return video if placed.videos_bound else video.replace("_clue_", " ")
 
 
-def _check_characters(text: str, where: str) -> None:
-    r"""Refuse control characters: a ``\b`` unescaped on the way here turns \boxed to nonsense."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        for character in line:
-            if unicodedata.category(character) in ("Cc", "Cs") and character != "\t":
-                raise ConfigError(
-                    f"{where}: line {number} holds the control character U+{ord(character):04X}; "
-                    "only newlines and tabs are allowed"
-                )
+def _pixels(media: Media) -> str:
+    return f"{media.width} x {media.height} pixels"
 
 
-def _check_placeholders(
-    template: _Template, where: str, required: tuple[str, ...], optional: tuple[str, ...]
-) -> None:
-    """Refuse unknown, repeated and missing placeholders."""
-    known = (*required, *optional)
-    allowed = ", ".join(f"{{{name}}}" for name in known)
-    seen: set[str] = set()
-    for number, line in enumerate(template.lines, start=1):
-        for piece in line:
-            if not isinstance(piece, _Slot):
-                continue
-            if piece.name not in known:
-                near = difflib.get_close_matches(piece.name, known, n=1, cutoff=0.5)
-                hint = f"; did you mean {{{near[0]}}}?" if near else ""
-                raise ConfigError(
-                    f"{where}: line {number}: unknown placeholder {{{piece.name}}}{hint} "
-                    f"Known: {allowed}; write {{{{{piece.name}}}}} for the plain text"
-                )
-            if piece.name in seen:
-                raise ConfigError(f"{where}: line {number}: {{{piece.name}}} stands there twice")
-            seen.add(piece.name)
-    for name in required:
-        if name not in seen:
-            raise ConfigError(f"{where}: the placeholder {{{name}}} is missing; known: {allowed}")
+def _number(value: float) -> str:
+    """At most two decimals; three digits below one."""
+    return f"{value:.2f}".rstrip("0").rstrip(".") if value >= 1 else f"{value:.3g}"

@@ -16,7 +16,6 @@ from pyvision_rl import policy as policies
 from pyvision_rl import sandbox as sandboxes
 from pyvision_rl import tasks as task_sets
 from pyvision_rl.config import Config, SandboxConfig, TasksConfig
-from pyvision_rl.context import check_room
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.parsing import CODE_CLOSE
 from pyvision_rl.policy.base import Counted
@@ -130,7 +129,10 @@ def assemble(
             ``policy.name`` says.
     """
     check_filters(config.selection)
-    check_room(config.prompts, config.rollout)
+    if config.prompts.context != "on_demand":
+        from pyvision_rl.video_prompt import check_room
+
+        check_room(config.prompts, config.rollout)
     rewarder, terms = build_rewarder(config.rewards), build_terms(config.rewards)
     # Before a model is loaded: what cannot be graded is found out now.
     rewarder.check(lambda: _data_sources(config))

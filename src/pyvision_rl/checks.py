@@ -28,7 +28,6 @@ from pyvision_rl.config import (
     SftStageConfig,
     TasksConfig,
 )
-from pyvision_rl.context import check_room
 from pyvision_rl.errors import ConfigError, MissingKeyError
 from pyvision_rl.new_model import check_sizes
 from pyvision_rl.parsing import CODE_CLOSE, parse
@@ -53,6 +52,7 @@ from pyvision_rl.types import (
     TaskInput,
     Trajectory,
 )
+from pyvision_rl.video_prompt import check_room
 
 NUM_SAMPLED = 200
 """Tasks looked at when a set is larger."""

@@ -2,8 +2,9 @@ r"""All the words around a task: its question, what code gave back, what was wro
 
 In: ``TaskInput`` and ``Execution``. Out: ``Prompt`` and ``Observation``, as chat messages in which
 images stand where the model sees them. ``prompts.context`` says which of a task's media stand in
-the message, and which only its code finds (paper section 3.1: images both, videos code only). Knows
-no tokens; the renderer keeps text that looks like a control token harmless.
+the message, and which only its code finds (paper section 3.1: images both, videos code only); what
+is said of videos is in ``video_prompt``. Knows no tokens; the renderer keeps text that looks like a
+control token harmless.
 
 The words are in template files (``template`` says how they are read): ``question`` tells what the
 paper's prompt tells, ``minimal`` holds the images and the question only. Their placeholders:
@@ -16,11 +17,11 @@ paper's prompt tells, ``minimal`` holds the images and the question only. Their 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from pyvision_rl.config import PromptsConfig
-from pyvision_rl.context import IMAGE_NAME, Placed, place
-from pyvision_rl.images import too_long
+from pyvision_rl.errors import TaskError
+from pyvision_rl.images import MAX_ASPECT_RATIO, too_long
 from pyvision_rl.template import check_characters, load_template
 from pyvision_rl.types import (
     ExecStatus,
@@ -34,6 +35,8 @@ from pyvision_rl.types import (
     Text,
 )
 
+IMAGE_NAME = "image_clue_{}"
+"""Tag around an image in the context, and its variable in the sandbox (paper section 3.1)."""
 CONDITIONS = ("images", "hidden_images", "frames", "videos", "media")
 """What may stand before a line of a question template: the context holds images; images are in the
 sandbox only; the context holds frames of videos; videos are in the sandbox; the task has media."""
@@ -77,19 +80,39 @@ class PromptBuilder:
         Raises:
             TaskError: A medium of the task cannot be shown, or a frame cannot be decoded.
         """
-        placed = place(task, self._config)
+        images = [media for media in task.media if media.kind == "image"]
+        bindings = {IMAGE_NAME.format(k): media for k, media in enumerate(images)}
+        sizes = [f"{name}: {m.width} x {m.height} pixels" for name, m in bindings.items()]
+        hidden = self._config.context == "runtime"
+        shown = [] if hidden else [(name, media, "") for name, media in bindings.items()]
+        holds = {"hidden_images": hidden and bool(images), "media": bool(task.media)}
+        facts: tuple[str, ...] = ()
+        if len(images) < len(task.media):
+            # Most tasks have none.
+            from pyvision_rl.video_prompt import video_part
+
+            videos = [media for media in task.media if media.kind == "video"]
+            part = video_part(videos, self._config, IMAGE_NAME, len(images))
+            facts = part.facts
+            sizes += part.sizes
+            shown += part.shown
+            bindings |= {name: media for name, media, _ in part.shown} | part.videos
+            holds |= {"frames": bool(part.shown), "videos": bool(part.videos)}
+        holds["images"] = bool(shown)
+        for _, media, _ in shown:
+            _refuse_long(task, media)
         parts = self._question.fill(
             {
                 "query": _text(task.question),
-                "images": _tagged(_shown(placed)),
-                "image_info": _text("\n".join(_image_lines(placed))),
-                "video_info": _text("\n".join(_video_lines(placed))),
+                "images": _tagged(shown),
+                "image_info": _text("\n".join(sizes)),
+                "video_info": _text("\n".join(facts)),
             },
-            _conditions(placed),
+            {name for name in CONDITIONS if holds.get(name)},
         )
         said = self._config.system
         system = () if said is None else (Message("system", (Text(said),)),)
-        return Prompt((*system, Message("user", parts)), placed.bindings)
+        return Prompt((*system, Message("user", parts)), bindings)
 
     def observation(self, execution: Execution, first_image: int) -> Observation:
         """Return what one code block gave, as the policy will read it.
@@ -102,7 +125,7 @@ class PromptBuilder:
         # The shape is the model's doing: a crash here would let model code end the run.
         shown = [(name, m) for name, m in named if not too_long(m.width, m.height)]
         hidden = [
-            f"{name} ({_pixels(m)}) is too long and narrow to be shown."
+            f"{name} ({m.width} x {m.height} pixels) is too long and narrow to be shown."
             for name, m in named
             if too_long(m.width, m.height)
         ]
@@ -147,57 +170,9 @@ def _tagged(images: Iterable[tuple[str, Media, str]]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _shown(placed: Placed) -> Iterator[tuple[str, Media, str]]:
-    """What the model sees from the start: name, image, and of a frame which it is."""
-    if placed.images_shown:
-        yield from ((name, media, "") for name, media in placed.images.items())
-    for video, frames in placed.frames.items():
-        for f in frames:
-            label = f"{_called(video, placed)}, frame {f.number}, at {_number(f.time_s)} s: "
-            yield f.name, f.media, label
-
-
-def _image_lines(placed: Placed) -> Iterator[str]:
-    """A line per image, and one per video for its frames in the context."""
-    yield from (f"{name}: {_pixels(media)}" for name, media in placed.images.items())
-    for video, frames in placed.frames.items():
-        names = " to ".join(dict.fromkeys((frames[0].name, frames[-1].name)))
-        yield f"{names}, from {_called(video, placed)}: {_pixels(frames[0].media)}"
-
-
-def _video_lines(placed: Placed) -> Iterator[str]:
-    """A line per video, in or out of the sandbox."""
-    for name, media in placed.videos.items():
-        assert media.video is not None
-        facts, last = media.video, media.video.num_frames - 1
-        yield (
-            f"{_called(name, placed)}: {_pixels(media)}, number of frames: {facts.num_frames} "
-            f"(numbered 0 to {last}), frames per second: {_number(facts.fps)}, "
-            f"duration: {_number(facts.duration_s)} seconds"
+def _refuse_long(task: TaskInput, media: Media) -> None:
+    if too_long(media.width, media.height):
+        raise TaskError(
+            f"task {task.id!r} has an image of {media.width} x {media.height} pixels; "
+            f"the sides must be within a factor of {MAX_ASPECT_RATIO}"
         )
-
-
-def _conditions(placed: Placed) -> set[str]:
-    """Those of ``CONDITIONS`` that hold."""
-    holds = {
-        "images": bool(placed.frames or (placed.images and placed.images_shown)),
-        "hidden_images": bool(placed.images) and not placed.images_shown,
-        "frames": bool(placed.frames),
-        "videos": bool(placed.videos) and placed.videos_bound,
-        "media": bool(placed.images or placed.videos),
-    }
-    return {name for name in CONDITIONS if holds[name]}
-
-
-def _called(video: str, placed: Placed) -> str:
-    """What a video is called: its variable, or a plain name where there is none."""
-    return video if placed.videos_bound else video.replace("_clue_", " ")
-
-
-def _pixels(media: Media) -> str:
-    return f"{media.width} x {media.height} pixels"
-
-
-def _number(value: float) -> str:
-    """At most two decimals; three digits below one."""
-    return f"{value:.2f}".rstrip("0").rstrip(".") if value >= 1 else f"{value:.3g}"

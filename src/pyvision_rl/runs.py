@@ -143,7 +143,11 @@ class RunWriter:
             write_media = every > 0 and (step <= 1 or step % every == 0)
         saved = _records(graded) if batch is None else _selected(graded, batch)
         saved = [replace(s, step=step) for s in saved if keep == "all" or s.kept]
-        _note_videos(self.path / "media", saved)
+        videos = {m.sha256: m for s in saved for m in s.task.input.media if m.kind == "video"}
+        if videos:
+            from pyvision_rl.runs_videos import note_videos
+
+            note_videos(self.path / "media", videos.values())
         if write_media:
             # Images first: a rollouts file that is there names only images that are there.
             images = {m.sha256: m for s in saved for m in media_of(s)}
@@ -246,13 +250,15 @@ def read_rollouts(
     """
     folder = file.parent.parent / "media" if media is None else media
     found: dict[str, Media] = {}
-    videos: dict[str, Path] | None = None
+    known: dict[str, Path] = {}
 
     def find(bare: Media) -> Media:
-        nonlocal videos
         if bare.kind == "video":
-            videos = _noted_videos(folder) if videos is None else videos
-            return replace(bare, source=videos.get(bare.sha256))
+            from pyvision_rl.runs_videos import noted_videos
+
+            if not known:
+                known.update(noted_videos(folder))
+            return replace(bare, source=known.get(bare.sha256))
         if bare.sha256 not in found:
             there = (folder / f"{bare.sha256}.png").exists()
             size = (bare.width, bare.height)
@@ -310,21 +316,6 @@ def _selected(graded: Sequence[Graded], batch: Batch) -> list[SavedRollout]:
         fates |= {id(s.trajectory): (s.advantage, CARRIED) for s in _records([candidate.group])}
     saved = ((s.task, s.trajectory) for s in _records(graded))
     return [SavedRollout(task, t, *fates[id(t)]) for task, t in saved]
-
-
-def _note_videos(folder: Path, saved: Sequence[SavedRollout]) -> None:
-    videos = {m.sha256: m for s in saved for m in s.task.input.media if m.kind == "video"}
-    if videos:
-        # Only runs with videos have them.
-        from pyvision_rl.runs_videos import note_videos
-
-        note_videos(folder, videos.values())
-
-
-def _noted_videos(folder: Path) -> dict[str, Path]:
-    from pyvision_rl.runs_videos import noted_videos
-
-    return noted_videos(folder)
 
 
 def _command() -> str:

@@ -173,14 +173,14 @@ def _probed(path: Path, size: int, changed: int) -> Media:
 
 
 @cache
-def _worker() -> _Worker:
+def _worker() -> Worker:
     """The one worker of this process."""
-    made = _Worker()
+    made = Worker()
     atexit.register(made.end)
     return made
 
 
-class _Worker:
+class Worker:
     """Asks a worker process, one request at a time; a new one is started after one has ended."""
 
     def __init__(self, reply_s: float = REPLY_S) -> None:
@@ -219,6 +219,11 @@ class _Worker:
         if _failed(replies):
             raise TaskError(f"{path}: {replies[-1][0]['error']}")
         return replies
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if there is one."""
+        return None if self._process is None else self._process.pid
 
     def end(self) -> None:
         """End the process. Idempotent."""

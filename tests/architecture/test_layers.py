@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "template",
         "video_worker",
         "video",
-        "context",
+        "video_prompt",
         "models",
         "http_client",
         "chat_endpoint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvision_rl.config import PromptsConfig
+from pyvision_rl.assemble import assemble
+from pyvision_rl.checks import check_config
+from pyvision_rl.config import SCHEMA, Config, PromptsConfig
+from pyvision_rl.config_file import load_config
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.types import (
@@ -24,6 +28,7 @@ from pyvision_rl.types import (
     VideoFacts,
 )
 from pyvision_rl.video import file_video
+from pyvision_rl.video_prompt import check_room
 from tests.clips import counting, write_clip
 from tests.fakes import a_video
 
@@ -221,6 +226,52 @@ def test_frames_only_leave_the_video_out_of_the_sandbox(film: Media) -> None:
     assert "The labelled images are frames" in text
     assert "video_clue" not in text
     assert "decord" not in text
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"context": "frames"}, "context frames wants one of num_frames and frames_fps"),
+        (
+            {"context": "initial_frames", "num_frames": 4, "frames_fps": 1},
+            "context initial_frames wants one of num_frames and frames_fps",
+        ),
+        ({"num_frames": 4}, "num_frames is for context initial_frames and frames only"),
+        ({"context": "runtime", "frames_fps": 1}, "frames_fps is for context"),
+        ({"frame_pixels": 100}, "frame_pixels is for context"),
+        ({"context": "on demand"}, "'on_demand', 'runtime', 'initial_frames' or 'frames'"),
+        ({"context": "frames", "num_frames": 0}, "greater than 0"),
+    ],
+)
+def test_contexts_that_make_no_sense_are_refused_before_work(
+    tmp_path: Path, section: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"schema": SCHEMA, "config": {"prompts": section}}))
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert "prompts" in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"num_frames": 9}, r"prompts\.num_frames = 9 is above rollout\.max_images = 8"),
+        ({"frames_fps": 1.0}, r"prompts\.max_frames = 32 is above rollout\.max_images = 8"),
+    ],
+)
+def test_more_frames_than_a_context_holds_are_refused_before_work(
+    section: dict[str, object], message: str
+) -> None:
+    made = {"prompts": {"context": "frames", **section}, "rollout": {"max_images": 8}}
+    config = Config.model_validate(made)
+    with pytest.raises(ConfigError, match=message):
+        assemble(config)
+    (found,) = (f for f in check_config(config) if f.name == "[rollout]")
+    assert not found.ok
+    enough = made["prompts"] | {"num_frames": 8, "frames_fps": None}
+    check_room(PromptsConfig.model_validate(enough), config.rollout)
 
 
 def test_frames_that_no_model_takes_are_refused(tmp_path: Path) -> None:

@@ -369,6 +369,21 @@ def test_parquet_faults_name_the_row(tmp_path: Path) -> None:
     assert "not a readable image" in found[1][1]
 
 
+def test_parquet_videos_are_paths(tmp_path: Path, films: Path) -> None:
+    path = parquet(
+        tmp_path / "a.parquet",
+        [
+            row(videos=[{"bytes": None, "path": "whole.mp4"}]),
+            row(videos=[{"bytes": b"....ftyp", "path": "whole.mp4"}]),
+            row(videos=None),
+        ],
+    )
+    assert faults(path) == [(2, "a video is given as bytes; write it to a file and give its path")]
+    good = parquet(tmp_path / "b.parquet", [row(video="whole.mp4"), row(video=None)])
+    assert tasks(good)[0].input.media[0].source == films / "whole.mp4"
+    assert tasks(good)[1].input.media == ()
+
+
 def test_a_file_that_only_claims_to_be_parquet_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "a.parquet").write_text("no")

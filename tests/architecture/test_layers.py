@@ -78,7 +78,7 @@ TORCH = {
 """Files outside models/ and train/ that may import torch: the in-process policy."""
 HEAVY = {"torch", "accelerate", "peft", "safetensors"}
 
-BESIDE_MODEL_CODE = sys.stdlib_module_names | {"numpy", "PIL", "matplotlib"}
+BESIDE_MODEL_CODE = sys.stdlib_module_names | {"numpy", "PIL", "matplotlib", "av"}
 """What the child side may import."""
 
 MODULES = [p for p in FILES if p != SRC / "__init__.py"]

@@ -96,7 +96,7 @@ class PromptBuilder:
             facts = part.facts
             sizes += part.sizes
             shown += part.shown
-            bindings |= {name: media for name, media, _ in part.shown} | part.videos
+            bindings |= {**{name: media for name, media, _ in part.shown}, **part.videos}
             holds |= {"frames": bool(part.shown), "videos": bool(part.videos)}
         holds["images"] = bool(shown)
         for _, media, _ in shown:

@@ -16,6 +16,7 @@ from pyvision_rl.video import decoded, spread
 
 VIDEO_NAME = "video_clue_{}"
 """A video's variable in the sandbox (paper section 3.1)."""
+NOT_LOADED = " (not loaded; you have its frames only)"
 WITH_FRAMES = ("initial_frames", "frames")
 """Values of ``prompts.context`` that put frames into the context."""
 
@@ -67,7 +68,7 @@ def video_part(
     facts, sizes = [], []
     for k, (name, video) in enumerate(named.items()):
         called = name if bound else f"video {k}"
-        facts.append(f"{called}: {_facts(video)}")
+        facts.append(f"{called}{'' if bound else NOT_LOADED}: {_facts(video)}")
         if config.context not in WITH_FRAMES:
             continue
         frames = decoded(video, spread(video, config), config.frame_pixels)

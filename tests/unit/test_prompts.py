@@ -117,8 +117,8 @@ def test_the_prompt_of_an_image_stays_word_for_word() -> None:
 
 
 VIDEO_LINES = """\
-- The videos are loaded already, under the names below; do not read any file. You do not see a \
-video: show the frames you need.
+- The videos are loaded already, under the names below; do not read any file. Of a video you \
+see only frames that are shown: show those you need.
 video_clue_0: 56 x 56 pixels, number of frames: 64 (numbered 0 to 63), frames per second: 8, \
 duration: 8 seconds
 - A video is a decord VideoReader: len(video_clue_0) is its number of frames, \
@@ -222,7 +222,7 @@ def test_frames_only_leave_the_video_out_of_the_sandbox(film: Media) -> None:
     assert [*prompt.bindings] == ["image_clue_0"]
     text = shown(prompt)
     assert text.startswith("video 0, frame 25, 3.12 seconds: <image_clue_0>[")
-    assert "\nvideo 0: 64 x 48 pixels, number of frames: 50 (numbered 0 to 49)" in text
+    assert "\nvideo 0 (not loaded; you have its frames only): 64 x 48 pixels, number of" in text
     assert "The labelled images are frames" in text
     assert "video_clue" not in text
     assert "decord" not in text
@@ -272,6 +272,29 @@ def test_more_frames_than_a_context_holds_are_refused_before_work(
     assert not found.ok
     enough = made["prompts"] | {"num_frames": 8, "frames_fps": None}
     check_room(PromptsConfig.model_validate(enough), config.rollout)
+
+
+@pytest.mark.parametrize(
+    ("context", "count"),
+    [("on_demand", {}), ("runtime", {})]
+    + [(name, {"num_frames": 2}) for name in ("initial_frames", "frames")],
+)
+def test_the_page_about_videos_shows_the_very_prompts(
+    tmp_path: Path, context: str, count: dict[str, int]
+) -> None:
+    film = file_video(write_clip(tmp_path / "film.mp4", counting(64, 56, 56)))
+    config = PromptsConfig.model_validate({"context": context, **count})
+    prompt = PromptBuilder(config).prompt(TaskInput("t", "What is it?", (A, film)))
+    parts = prompt.messages[-1].parts
+    text = "".join(
+        p.text if isinstance(p, Text) else f"[image {p.width} x {p.height}]" for p in parts
+    )
+    head, _, rest = text.partition("\n\nSolve the task step by step.")
+    lines = rest.partition("About the code:\n")[2].partition("- np, plt")[0]
+    page = (Path(__file__).parents[2] / "docs" / "videos.md").read_text(encoding="utf-8")
+    assert f"```text\n{head}\n...\nAbout the code:\n{lines}```" in page
+    names = ", ".join(f"`{name}`" for name in prompt.bindings)
+    assert f"Code has {names}." in page
 
 
 def test_frames_that_no_model_takes_are_refused(tmp_path: Path) -> None:

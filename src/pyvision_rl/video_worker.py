@@ -30,7 +30,8 @@ Reply: TypeAlias = tuple[dict[str, Any], bytes]
 
 def main() -> None:
     """Answer requests until stdin ends."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with contextlib.suppress(ValueError):  # a lower one is there already
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # What a library prints must not get between the replies.
     out = os.fdopen(os.dup(1), "wb")

@@ -225,10 +225,11 @@ class FrameReader:
             frame = self._scan(number)
             if frame is not None:
                 return frame
-        if index.timed:
+        if index.timed and key >= 0:
             # The one before too: frames may refer to what precedes their key frame.
-            for start in range(key, max(key - 2, -1), -1):
-                self._seek(int(index.seeks[start]))
+            before = max(key - 1, 0)
+            for time in (index.key_times[key], index.seeks[key], index.key_times[before]):
+                self._seek(int(time))
                 frame = self._scan(number)
                 if frame is not None:
                     return frame
@@ -253,7 +254,8 @@ class FrameReader:
                 if self._last == number and (whole or (sound and not frame.is_corrupt)):
                     found = frame
             if found is None:
-                packet = next(self._packets, None) if self._fed <= limit else None
+                late = self._sound is not None and number < self._sound and not whole
+                packet = None if late or self._fed > limit else next(self._packets, None)
                 if packet is None:
                     return None
                 self._decode(packet, number)

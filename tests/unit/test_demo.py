@@ -372,6 +372,22 @@ def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path, jobs=2, console=quiet())
 
 
+def test_a_command_waits_for_the_one_it_follows(tmp_path: Path, runner: Runner) -> None:
+    made = tmp_path / "made.txt"
+    first = script(tmp_path, "first", f"import time; time.sleep(.3); open({str(made)!r}, 'w')")
+    second = script(tmp_path, "second", f"open({str(made)!r}).close()")
+    runner.run("chain", [replace(first, then=(second,))])
+    assert [stage.name for stage in runner.stages] == ["chain"]
+
+
+def test_what_follows_a_failure_is_not_run(tmp_path: Path, runner: Runner) -> None:
+    made = tmp_path / "made.txt"
+    second = script(tmp_path, "second", f"open({str(made)!r}, 'w')")
+    with pytest.raises(RunError, match="first failed"):
+        runner.run("chain", [replace(script(tmp_path, "first", "exit(3)"), then=(second,))])
+    assert not made.exists()
+
+
 def test_a_stage_runs_its_commands_together_and_is_timed(tmp_path: Path, runner: Runner) -> None:
     # Each waits for the other: one after the other they would never end.
     code = (
@@ -436,7 +452,7 @@ def test_memory_of_children_is_counted() -> None:
 def test_every_command_of_the_plan_is_a_valid_config(tmp_path: Path, quick: bool) -> None:
     config = load_config(find_config("tiny_image_rl"))
     plan = stages(Plan(7, quick=quick), tmp_path, config)
-    commands = {c.name: c for _, group in plan for c in group}
+    commands = {c.name: c for _, group in plan for first in group for c in (first, *first.then)}
     loaded = {n: load_config(find_config(c.config), c.overrides) for n, c in commands.items()}
     assert {c.seed for c in loaded.values()} == {7}
     plain, paid = loaded["rl-plain"], loaded["rl-tool_reward"]

@@ -43,6 +43,8 @@ class Command:
     more: tuple[str, ...] = ()
     """Further words."""
     threads: int = 1
+    then: tuple[Command, ...] = ()
+    """What its slot runs afterwards, one after another."""
 
     def environment(self) -> dict[str, str]:
         """Return the environment, with as many threads as asked for."""
@@ -81,7 +83,7 @@ class Runner:
         self._stopped = False
 
     def run(self, name: str, commands: Sequence[Command]) -> None:
-        """Run the commands of a stage, ``jobs`` at a time.
+        """Run the commands of a stage and what follows each, ``jobs`` at a time.
 
         Raises:
             RunError: A command failed; the message holds the end of its log.
@@ -116,7 +118,7 @@ class Runner:
         (self.folder / "logs").mkdir(exist_ok=True)
         self._stopped = False
         with ThreadPoolExecutor(self._jobs) as pool:
-            waiting: list[Future[None]] = [pool.submit(self._run_one, c) for c in commands]
+            waiting: list[Future[None]] = [pool.submit(self._run_chain, c) for c in commands]
             try:
                 self._follow(name, commands, waiting)
                 wait(waiting, return_when=FIRST_EXCEPTION)
@@ -134,6 +136,10 @@ class Runner:
                 raise
             finally:
                 self._children.clear()
+
+    def _run_chain(self, first: Command) -> None:
+        for command in (first, *first.then):
+            self._run_one(command)
 
     def _run_one(self, command: Command) -> None:
         # Left over from a run that was killed: nobody has read it.
@@ -170,9 +176,14 @@ class Runner:
                 if any(future.done() and future.exception() for future in waiting):
                     return
                 running = [c for c, f in zip(commands, waiting, strict=True) if f.running()]
-                lines = [sanitize(" ".join(last_lines(self._log(c), 1))) for c in running]
+                lines = [self._newest_line(command) for command in running]
                 status.update(Text(f"{name}: " + "  |  ".join(lines), overflow="ellipsis"))
                 time.sleep(0.5)
+
+    def _newest_line(self, first: Command) -> str:
+        """Return where a chain stands."""
+        begun = [log for c in (first, *first.then) if (log := self._log(c)).exists()]
+        return sanitize(" ".join(last_lines(begun[-1], 1))) if begun else ""
 
 
 class _MemorySampler:

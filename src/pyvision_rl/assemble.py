@@ -129,6 +129,10 @@ def assemble(
             ``policy.name`` says.
     """
     check_filters(config.selection)
+    if config.prompts.context != "on_demand":
+        from pyvision_rl.video_prompt import check_room
+
+        check_room(config.prompts, config.rollout)
     rewarder, terms = build_rewarder(config.rewards), build_terms(config.rewards)
     # Before a model is loaded: what cannot be graded is found out now.
     rewarder.check(lambda: _data_sources(config))

@@ -52,6 +52,7 @@ from pyvision_rl.types import (
     TaskInput,
     Trajectory,
 )
+from pyvision_rl.video_prompt import check_room
 
 NUM_SAMPLED = 200
 """Tasks looked at when a set is larger."""
@@ -232,6 +233,7 @@ def _sandbox_detail(config: SandboxConfig) -> str:
 
 
 def _rollout_detail(config: Config) -> str:
+    check_room(config.prompts, config.rollout)
     room, turn = config.rollout.max_context_tokens, config.policy.max_new_tokens
     require(
         turn < room, f"policy.max_new_tokens = {turn} fills rollout.max_context_tokens = {room}"

@@ -80,12 +80,14 @@ def _of_tasks(prompts: PromptBuilder, section: TasksConfig, count: int) -> Itera
     tasks = build_tasks(section, "new_model.corpus_tasks")
     picture = Media("image", "0" * 64, 28, 28)
     for index in range(min(count, num_tasks(tasks, section))):
-        for message in prompts.prompt(tasks[index].input).messages:
+        prompt = prompts.prompt(tasks[index].input)
+        for message in prompt.messages:
             yield from _texts(message.parts)
         if isinstance(tasks, Scripted):
             script = tasks.script(index)
             yield from script
-            for k in range(1, len(script)):
+            first = sum(m.kind == "image" for m in prompt.bindings.values())
+            for k in range(first, first + len(script) - 1):
                 shown = Execution(ExecStatus.OK, "", images=(picture,))
                 yield from _texts(prompts.observation(shown, k).message.parts)
     if isinstance(tasks, Paired):

@@ -27,6 +27,7 @@ EXTRAS = {
     "accelerate": "train",
     "peft": "lora",
     "pyarrow": "data",
+    "av": "video",
     "sklearn": "demo",
     "tensorboard": "track",
     "trackio": "track",

@@ -213,7 +213,7 @@ class _Episode:
     async def _loop(self, gate: _Gate | None) -> EndReason:
         config = self.harness.config
         self._append(self.start.segment)
-        self.next_image = len(self.start.prompt.bindings)
+        self.next_image = sum(m.kind == "image" for m in self.start.prompt.bindings.values())
         for turn in range(config.max_tool_calls + 1):
             if self.length >= config.max_context_tokens:
                 return EndReason.TOKEN_LIMIT

@@ -5,6 +5,7 @@
     events.jsonl                  warnings and remarks, one line each
     rollouts/step_000001.jsonl    one line per trajectory, kept or not (see ``runs_codec``)
     media/<sha256>.png            images by content, each once
+    media/videos.json             where the videos lie; they are not copied
     checkpoints/                  written by ``train``
 
 In: metrics and ``SavedRollout`` records. Out: files, and the same records. A process killed at any
@@ -142,6 +143,11 @@ class RunWriter:
             write_media = every > 0 and (step <= 1 or step % every == 0)
         saved = _records(graded) if batch is None else _selected(graded, batch)
         saved = [replace(s, step=step) for s in saved if keep == "all" or s.kept]
+        videos = {m.sha256: m for s in saved for m in s.task.input.media if m.kind == "video"}
+        if videos:
+            from pyvision_rl.runs_videos import note_videos
+
+            note_videos(self.path / "media", videos.values())
         if write_media:
             # Images first: a rollouts file that is there names only images that are there.
             images = {m.sha256: m for s in saved for m in media_of(s)}
@@ -236,7 +242,7 @@ def read_rollouts(
     Args:
         file: JSON lines as ``RunWriter.rollouts`` writes them.
         media: Folder of the images; None takes ``media`` beside the file's folder. An image that
-            is not there has ``source=None``.
+            is not there has ``source=None``, as a video that ``videos.json`` there does not name.
         problems: A line that was cut is named here and skipped.
 
     Raises:
@@ -244,10 +250,17 @@ def read_rollouts(
     """
     folder = file.parent.parent / "media" if media is None else media
     found: dict[str, Media] = {}
+    known: dict[str, Path] = {}
 
     def find(bare: Media) -> Media:
+        if bare.kind == "video":
+            from pyvision_rl.runs_videos import noted_videos
+
+            if not known:
+                known.update(noted_videos(folder))
+            return replace(bare, source=known.get(bare.sha256))
         if bare.sha256 not in found:
-            there = bare.kind == "image" and (folder / f"{bare.sha256}.png").exists()
+            there = (folder / f"{bare.sha256}.png").exists()
             size = (bare.width, bare.height)
             found[bare.sha256] = saved_media(bare.sha256, *size, folder) if there else bare
         return found[bare.sha256]

@@ -321,8 +321,11 @@ def _message_text(message: Message) -> str:
 
 
 def _image(media: Media) -> str:
-    name = "" if media.kind == "image" else f"{media.kind} "
-    return f"{name}{media.width}×{media.height} media/{media.sha256[:12]}"
+    size = f"{media.width}×{media.height}"
+    if media.video is not None:
+        where = media.source if isinstance(media.source, Path) else media.sha256[:12]
+        return f"video {size}, {media.video.num_frames} frames, {where}"
+    return f"{size} media/{media.sha256[:12]}"
 
 
 def _value(value: float | str | None) -> str:

@@ -32,6 +32,7 @@ def unit_of(module: str) -> str:
         "checks_sft": "checks",
         "runs_codec": "runs",
         "runs_files": "runs",
+        "runs_videos": "runs",
         "sft_format": "conversations",
     }
     return parts.get(first, first)

@@ -50,6 +50,7 @@ from pyvision_rl.types import (
     Text,
     Trajectory,
 )
+from tests.fakes import a_video
 
 RENDERER = CharsRenderer()
 CODE = "<code>\n```python\nprint(1)\n```\n</code>"
@@ -188,6 +189,14 @@ def test_11_shown_images_are_labelled_on_from_the_prompts() -> None:
     done = play([CODE, CODE, ANSWER], [SHOWN, Execution(ExecStatus.OK, "", images=(PICTURE,) * 2)])
     text = said(done)
     assert [k for k in range(6) if f"<image_clue_{k}>" in text] == [1, 2, 3]
+
+
+def test_11_shown_images_are_labelled_from_0_where_the_sandbox_holds_videos_only() -> None:
+    film = Task(TaskInput("t", "Which digit?", (a_video(),)), Gold("7"))
+    made = harness([CODE, CODE, ANSWER], [SHOWN, SHOWN])
+    (group,) = asyncio.run(run_groups(made, [film], seed=1, group_size=1))
+    text = said(group.trajectories[0])
+    assert [k for k in range(6) if f"<image_clue_{k}>" in text] == [0, 1]
 
 
 def test_12_segments_alternate_and_hold_the_sampled_ids() -> None:

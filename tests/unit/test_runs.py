@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,6 +48,7 @@ from pyvision_rl.types import (
     VideoFacts,
     VideoFrames,
 )
+from tests.fakes import a_video
 
 TEXTS = st.text(max_size=12)
 FLOATS = st.floats(allow_nan=False)
@@ -238,6 +240,71 @@ def test_equal_images_are_stored_once(tmp_path: Path) -> None:
     write_run(tmp_path / "r", 3)
     # One whole image for all, one crop per step.
     assert len(list((tmp_path / "r/media").iterdir())) == 1 + 3
+
+
+def with_video(path: Path, shade: int = 1) -> tuple[Task, Trajectory]:
+    """The episode, of a task that has a video too."""
+    task, trajectory = episode(0, shade)
+    film = a_video(path.name, source=path)
+    public = replace(task.input, media=(*task.input.media, film))
+    return replace(task, input=public), trajectory
+
+
+def test_a_video_is_not_copied_and_found_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(b"12345")
+    task, trajectory = with_video(path)
+    with RunWriter(tmp_path / "r", Config(), "rl") as run:
+        run.rollouts(1, [(task, trajectory, 0.5, None)])
+    film = task.input.media[1]
+    assert json.loads((tmp_path / "r/media/videos.json").read_text()) == {
+        film.sha256: {
+            "file": str(path),
+            "bytes": 5,
+            "width": 56,
+            "height": 56,
+            "num_frames": 64,
+            "fps": 8.0,
+            "duration_s": 8.0,
+        }
+    }
+    path.unlink()  # nobody has asked for its pixels
+    (back,) = RunReader(tmp_path / "r").trajectories()
+    assert back == SavedRollout(task, trajectory, 0.5, None, 1)
+    assert back.task.input.media[1].source == path
+
+
+def test_videos_are_noted_whatever_is_kept_of_the_images(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    config = Config(run=RunConfig(media_every=0))
+    with RunWriter(tmp_path / "r", config, "rl") as run:
+        run.rollouts(1, [(*with_video(first), 0.5, None)])
+    with RunWriter(tmp_path / "r", config, "rl", resume_step=1) as run:
+        run.rollouts(2, [(*with_video(second), 0.5, None)])
+        run.rollouts(3, [(*episode(), 0.5, None)])
+    assert [f.name for f in (tmp_path / "r/media").iterdir()] == ["videos.json"]
+    found = [s.task.input.media[-1].source for s in RunReader(tmp_path / "r").trajectories()]
+    assert found == [first, second, None]
+
+
+def test_a_relative_video_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with RunWriter(tmp_path / "r", Config(), "rl") as run:
+        run.rollouts(1, [(*with_video(Path("clips/a.mp4")), 0.5, None)])
+    monkeypatch.chdir("/")
+    (back,) = RunReader(tmp_path / "r").trajectories()
+    assert back.task.input.media[1].source == tmp_path / "clips" / "a.mp4"
+
+
+def test_a_list_of_videos_that_is_not_ours_is_named(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "r", Config(), "rl") as run:
+        run.rollouts(1, [(*with_video(tmp_path / "a.mp4"), 0.5, None)])
+    for text in ("no", "[1]", '{"a": 1}', '{"a": {"file": 3}}'):
+        (tmp_path / "r/media/videos.json").write_text(text)
+        with pytest.raises(RunError, match=r"videos\.json cannot be read"):
+            list(RunReader(tmp_path / "r").trajectories())
 
 
 def test_run_json_names_schema_verb_config_and_versions(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -22,7 +23,8 @@ from pyvision_rl.tasks import rows
 from pyvision_rl.tasks.jsonl import JsonlTasks, scan
 from pyvision_rl.tasks.pairs import read_pairs
 from pyvision_rl.tasks.parquet import ParquetRows
-from pyvision_rl.types import Media, Text
+from pyvision_rl.types import Media, Text, VideoFacts
+from tests.clips import counting, write_clip
 
 RED = Image.new("RGB", (4, 3), (255, 0, 0))
 BLUE = Image.new("RGB", (2, 5), (0, 0, 255))
@@ -127,7 +129,7 @@ def test_every_fault_is_listed_with_its_line(write: Write) -> None:
         row(id=["x"]),
         row(image=3),
         row(image="red.png", images=["red.png"]),
-        row(video="a.mp4"),
+        row(video="a.mp4", image="red.png"),
         row(images=["red.png", "gone.png"]),
         '{"question": "q", "answer": NaN}',
         '{"question": "\\ud800", "answer": "a"}',
@@ -147,7 +149,7 @@ def test_every_fault_is_listed_with_its_line(write: Write) -> None:
         (10, "id is ['x'], wants text or a number"),
         (11, "image 3 is neither a path nor encoded bytes"),
         (12, "both image and images"),
-        (13, "videos are not supported"),
+        (13, "a.mp4: no such file"),
         (14, "gone.png: no such file"),
         (15, "answer is nan, wants a finite number"),
         (16, "question holds half of a surrogate pair"),
@@ -156,6 +158,71 @@ def test_every_fault_is_listed_with_its_line(write: Write) -> None:
     assert [line for line, _ in found] == [line for line, _ in wanted]
     for (_, message), (_, part) in zip(found, wanted, strict=True):
         assert part in message
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """A folder with ``whole.mp4``, ``cut.mp4`` and ``bad.mp4``."""
+    whole = write_clip(tmp_path / "whole.mp4", counting(50), index_first=True)
+    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:2400])
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    return tmp_path
+
+
+def test_videos_stand_behind_the_images_with_their_facts(write: Write, films: Path) -> None:
+    path = write(
+        row(video="whole.mp4"),
+        row(videos=["whole.mp4", "cut.mp4"], image="red.png"),
+        row(videos=[]),
+    )
+    one, several, none = (tasks(path)[i].input.media for i in range(3))
+    (film,) = one
+    assert film.video == VideoFacts(50, 8.0, 6.25)
+    assert (film.width, film.height, film.source) == (64, 48, films / "whole.mp4")
+    assert several[:2] == (image_media(RED), film)
+    assert [m.kind for m in several] == ["image", "video", "video"]
+    assert none == ()
+
+
+def test_every_faulty_video_is_listed_with_its_line(write: Write, films: Path) -> None:
+    path = write(
+        row(video="whole.mp4"),
+        row(videos=["whole.mp4", "gone.mp4", "bad.mp4"]),
+        row(video="cut.mp4"),
+        row(video=7),
+        row(video="whole.mp4", videos=["whole.mp4"]),
+        row(video="."),
+    )
+    found = faults(path)
+    wanted = [
+        (2, "gone.mp4: no such file"),
+        (2, "bad.mp4: it is not a video"),
+        (3, "cut.mp4: it is cut short"),
+        (4, "video 7 is not a path"),
+        (5, "both video and videos are given"),
+        (6, "not a regular file"),
+    ]
+    assert [line for line, _ in found] == [line for line, _ in wanted]
+    for (_, message), (_, part) in zip(found, wanted, strict=True):
+        assert part in message
+
+
+def test_a_bad_video_is_named_with_its_line_when_its_task_is_made(
+    write: Write, films: Path
+) -> None:
+    found = tasks(write(row(), row(id="x", video="bad.mp4")))
+    assert found[0].input.media == ()
+    with pytest.raises(TaskError, match=r"line 2 \(id x\): .*bad\.mp4: it is not a video"):
+        found[1]
+
+
+def test_without_av_videos_are_refused_before_work(
+    write: Write, films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert len(tasks(write(row()))) == 1
+    with pytest.raises(ConfigError, match=r"pyvision-rl\[video\]"):
+        tasks(write(row(video="whole.mp4")))
 
 
 def test_a_clean_file_has_no_faults(write: Write) -> None:
@@ -300,6 +367,21 @@ def test_parquet_faults_name_the_row(tmp_path: Path) -> None:
     found = faults(path)
     assert [line for line, _ in found] == [2, 3]
     assert "not a readable image" in found[1][1]
+
+
+def test_parquet_videos_are_paths(tmp_path: Path, films: Path) -> None:
+    path = parquet(
+        tmp_path / "a.parquet",
+        [
+            row(videos=[{"bytes": None, "path": "whole.mp4"}]),
+            row(videos=[{"bytes": b"....ftyp", "path": "whole.mp4"}]),
+            row(videos=None),
+        ],
+    )
+    assert faults(path) == [(2, "a video is given as bytes; write it to a file and give its path")]
+    good = parquet(tmp_path / "b.parquet", [row(video="whole.mp4"), row(video=None)])
+    assert tasks(good)[0].input.media[0].source == films / "whole.mp4"
+    assert tasks(good)[1].input.media == ()
 
 
 def test_a_file_that_only_claims_to_be_parquet_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pyvision_rl.config.base import Section
 from pyvision_rl.config.endpoints import JudgeConfig
@@ -31,6 +31,28 @@ class PromptsConfig(Section):
     """File of the observation template, or a built-in name; empty is observation."""
     system: str | None = None
     """System message; None leaves what the model's chat template inserts by itself."""
+    context: Literal["on_demand", "runtime", "initial_frames", "frames"] = "on_demand"
+    """What the model sees from the start (docs/videos.md). on_demand: images, which its code has
+    too; videos only by code. runtime: nothing, images too only by code. initial_frames: images, and
+    frames of each video, which code has whole. frames: images and frames, and no video in code."""
+    num_frames: int | None = Field(None, gt=0)
+    """Frames of each video in the context, evenly spread; all where it has fewer."""
+    frames_fps: float | None = Field(None, gt=0)
+    """Instead of ``num_frames``: so many a second of video, evenly spread, one at least."""
+    max_frames: int = Field(32, gt=0)
+    """Of each video, with ``frames_fps``."""
+    frame_pixels: int | None = Field(None, gt=0)
+    """Most pixels of a frame in the context, by scaling it; None leaves its size."""
+
+    @model_validator(mode="after")
+    def _check_frames(self) -> PromptsConfig:
+        given = [n for n in ("num_frames", "frames_fps", "frame_pixels") if getattr(self, n)]
+        if self.context not in ("initial_frames", "frames"):
+            if given:
+                raise ValueError(f"{given[0]} is for context initial_frames and frames only")
+        elif (self.num_frames is None) == (self.frames_fps is None):
+            raise ValueError(f"context {self.context} wants one of num_frames and frames_fps")
+        return self
 
 
 class PolicyConfig(Section):

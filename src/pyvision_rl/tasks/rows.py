@@ -3,11 +3,12 @@
 In: a JSONL or Parquet file. Out: checked ``Row`` records and every ``Fault`` found. A row is::
 
     {"id": "q1", "question": "...", "answer": "B", "answer_type": "letter",
-     "images": ["a.png"], "category": "...", "data_source": "..."}
+     "images": ["a.png"], "videos": ["a.mp4"], "category": "...", "data_source": "..."}
 
-Only ``question`` and ``answer`` are required; ``image`` is short for one image; paths are relative
-to the file's folder. In Parquet an image may also be encoded bytes, or ``{"bytes", "path"}``.
-Other fields go unused and are logged. Does not build tasks and keeps no image in memory.
+Only ``question`` and ``answer`` are required; ``image`` and ``video`` are short for one; paths are
+relative to the file's folder. In Parquet an image may also be encoded bytes, or ``{"bytes",
+"path"}``; a video is always a file. Other fields go unused and are logged. Does not build tasks and
+keeps no image in memory.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.media import bytes_media, file_media
 from pyvision_rl.tasks.parquet import ParquetRows
 from pyvision_rl.types import ANSWER_TYPES
+from pyvision_rl.video import check_video
 
 FIELDS = (
     "id",
@@ -33,6 +35,8 @@ FIELDS = (
     "answer_type",
     "image",
     "images",
+    "video",
+    "videos",
     "category",
     "data_source",
 )
@@ -58,7 +62,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A checked row; its images are not opened yet."""
+    """A checked row; its images and videos are not opened yet."""
 
     line: int
     id: str
@@ -67,6 +71,7 @@ class Row:
     answer_type: str
     images: tuple[Path | int, ...]
     """Files, or the position of an image embedded in the row."""
+    videos: tuple[Path, ...]
     category: str
     data_source: str
 
@@ -81,10 +86,11 @@ def load(path: Path, *, limit: int | None, decode: bool) -> tuple[list[Row], lis
     Args:
         path: A ``.jsonl`` or ``.parquet`` file.
         limit: Stop after this many rows; None reads all.
-        decode: Decode every image; False only checks that the files are there.
+        decode: Decode every image, and look into every video; False only checks that the files
+            are there.
 
     Raises:
-        ConfigError: No such file, or not one of the two formats.
+        ConfigError: No such file, not one of the two formats, or videos and nothing to read them.
     """
     rows: list[Row] = []
     faults: list[Fault] = []
@@ -145,9 +151,9 @@ def image_of(value: Any, folder: Path) -> Path | bytes:
     raise TaskError(f"image {value!r:.80} is neither a path nor encoded bytes")
 
 
-def image_values(raw: Mapping[str, Any]) -> list[Any]:
-    """Return the image values of a row, from ``image`` or ``images``, as they were written."""
-    single, several = raw.get("image"), raw.get("images")
+def media_values(raw: Mapping[str, Any], kind: Literal["image", "video"]) -> list[Any]:
+    """Return the values of ``image`` or ``images`` of a row, or of the same for videos."""
+    single, several = raw.get(kind), raw.get(f"{kind}s")
     if several is None:
         return [] if single is None else [single]
     return list(several) if isinstance(several, list | tuple) else [several]
@@ -178,20 +184,25 @@ def _check(raw: dict[str, Any], line: int, folder: Path, decode: bool) -> tuple[
     if text["answer_type"] not in ANSWER_TYPES:
         known = ", ".join(ANSWER_TYPES)
         messages.append(f"answer_type is {text['answer_type']!r}; allowed: {known}")
-    if raw.get("image") is not None and raw.get("images") is not None:
-        messages.append("both image and images are given; use one")
-    if raw.get("video") or raw.get("videos"):
-        messages.append("videos are not supported by this task set")
+    for kind in ("image", "video"):
+        if raw.get(kind) is not None and raw.get(f"{kind}s") is not None:
+            messages.append(f"both {kind} and {kind}s are given; use one")
     images: list[Path | int] = []
-    for position, value in enumerate(image_values(raw)):
+    for position, value in enumerate(media_values(raw, "image")):
         try:
             where = image_of(value, folder)
             images.append(where if isinstance(where, Path) else position)
             _check_image(where, position, decode)
         except TaskError as error:
             messages.append(str(error))
+    videos: list[Path] = []
+    for value in media_values(raw, "video"):
+        try:
+            videos.append(_video(value, folder, decode))
+        except TaskError as error:
+            messages.append(str(error))
     text["id"] = text["id"] or str(line)
-    return Row(line=line, images=tuple(images), **text), messages
+    return Row(line=line, images=tuple(images), videos=tuple(videos), **text), messages
 
 
 def _check_image(where: Path | bytes, position: int, decode: bool) -> None:
@@ -203,6 +214,22 @@ def _check_image(where: Path | bytes, position: int, decode: bool) -> None:
         file_media(where)
     elif not where.is_file():
         raise TaskError(f"{where}: no such file")
+
+
+def _video(value: Any, folder: Path, decode: bool) -> Path:
+    """The file of one video value; TaskError when it is no path, or nothing good is there."""
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        raise TaskError("a video is given as bytes; write it to a file and give its path")
+    if not (isinstance(value, str) and value):
+        raise TaskError(f"video {value!r:.80} is not a path")
+    path = folder / value
+    if decode:
+        check_video(path)
+    elif not path.is_file():
+        raise TaskError(f"{path}: no such file")
+    return path
 
 
 def _text(raw: Mapping[str, Any], field: str) -> str:

@@ -298,11 +298,14 @@ def _read_source(line: Json | None) -> Source | None:
 
 
 def _frames(frames: VideoFrames) -> Json:
-    return {"name": frames.name, "frames": list(frames.frames)}
+    line: Json = {"name": frames.name, "frames": list(frames.frames)}
+    if frames.num_left_out:
+        line["num_left_out"] = frames.num_left_out
+    return line
 
 
 def _read_frames(line: Json) -> VideoFrames:
-    return VideoFrames(line["name"], tuple(line["frames"]))
+    return VideoFrames(line["name"], tuple(line["frames"]), line.get("num_left_out", 0))
 
 
 def _execution(execution: Execution) -> Json:

@@ -65,7 +65,7 @@ MESSAGES = st.builds(
     role=st.sampled_from(["system", "user", "assistant"]),
     parts=st.lists(st.one_of(st.builds(Text, TEXTS), MEDIA), max_size=3).map(tuple),
 )
-FRAMES = st.builds(VideoFrames, TEXTS, st.lists(COUNTS, max_size=3).map(tuple))
+FRAMES = st.builds(VideoFrames, TEXTS, st.lists(COUNTS, max_size=3).map(tuple), COUNTS)
 SOURCES = st.one_of(
     st.builds(ImageSource, TEXTS, st.tuples(COUNTS, COUNTS, COUNTS, COUNTS), st.booleans()), FRAMES
 )

@@ -83,6 +83,8 @@ class VideoFrames:
     """Of the binding, e.g. ``video_clue_0``."""
     frames: tuple[int, ...]
     """Numbers, ascending, each once."""
+    num_left_out: int = 0
+    """Further frames that the sandbox was told of, and left out because there were too many."""
 
 
 Source: TypeAlias = ImageSource | VideoFrames

@@ -4,7 +4,7 @@ In: the control socket of a process that forks. Out: a ``Child`` with a socket t
 pidfd to signal by, so that no signal can reach a recycled pid. Knows nothing of cells, limits or
 how the zygote came to be (``launch``); one that died is reported and never restarted here.
 
-Descriptors are passed for three things only: a child's socket, its pidfd and the pixels of a group.
+Descriptors pass here for three things only: a child's socket, its pidfd and the pixels of a group.
 A zygote on another host would need a stream for each: messages carry ids, so a child's frames, a
 kill and raw pixels can travel on a connection of their own; nothing else here knows of one host.
 """
@@ -126,13 +126,18 @@ class Forker:
         """
         socket.send_fds(self._control, [json.dumps(message).encode()], list(fds))
 
-    async def spawn(self, scratch_mb: int) -> Child:
+    async def spawn(self, scratch_mb: int, *, videos: bool = False) -> Child:
         """Return a freshly forked child with a scratch folder of that size.
+
+        Args:
+            scratch_mb: 0 for none.
+            videos: Whether it is to be trusted with files of the user.
 
         Raises:
             SandboxError: The process died or does not answer.
         """
-        return await self._fork({"op": "spawn", "scratch_mb": scratch_mb}, (), socket.SOCK_STREAM)
+        message = {"op": "spawn", "scratch_mb": scratch_mb, "videos": videos}
+        return await self._fork(message, (), socket.SOCK_STREAM)
 
     async def group(
         self, images: Mapping[str, Media], files: Sequence[int], preload: Sequence[str] = ()
@@ -246,9 +251,9 @@ class Group(Forker):
         self._retired = False
         self._ending: asyncio.Task[None] | None = None
 
-    async def spawn(self, scratch_mb: int) -> Child:
+    async def spawn(self, scratch_mb: int, *, videos: bool = False) -> Child:
         """Return a freshly forked child that holds the images; see ``Forker.spawn``."""
-        child = await super().spawn(scratch_mb)
+        child = await super().spawn(scratch_mb, videos=videos)
         child.bound = self._bound
         return child
 

@@ -79,13 +79,14 @@ class Jail:
         if not self.users and not self._count_alone:
             self._tasks = rlimits.EXTRA_TASKS + (0 if plan.namespaced else rlimits.user_tasks())
         self._ruleset = _ruleset(plan) if plan.landlocked else -1
-        self._filter = b""
+        self._filters = {False: b"", True: b""}
+        """For sessions without videos, and with."""
         if plan.level != UNSAFE:
-            self._filter = seccomp.program(
-                kernel.MACHINE,
-                writes=plan.namespaced,
-                own_pid=None if plan.namespaced else _PLACEHOLDER,
-            )
+            own = None if plan.namespaced else _PLACEHOLDER
+            for videos in self._filters:
+                self._filters[videos] = seccomp.program(
+                    kernel.MACHINE, writes=plan.namespaced, lent=videos, own_pid=own
+                )
 
     def fork(self) -> int:
         """Fork a process that will be a session: the first one of a PID namespace, if it has one.
@@ -106,7 +107,9 @@ class Jail:
                 kernel.setns(self._pid_namespace, kernel.NEWPID)
         return pid
 
-    def confine(self, number: int, sock: int, parent: int, scratch_mb: int) -> int:
+    def confine(
+        self, number: int, sock: int, parent: int, scratch_mb: int, videos: bool = False
+    ) -> int:
         """Put up every wall around this process; returns where the socket lies then.
 
         Args:
@@ -114,6 +117,8 @@ class Jail:
             sock: The socket to keep; every other descriptor beyond stderr is closed.
             parent: The zygote's process id.
             scratch_mb: Bytes of the scratch folder in MB; 0 for none.
+            videos: Whether it will be handed files of the user, open for reading; it may do no
+                more with them, even where it has the user's rights.
 
         Raises:
             OSError: A wall cannot be put up; the process must end.
@@ -121,16 +126,9 @@ class Jail:
         plan = self.plan
         os.setsid()
         user = self.users + number % USERS if self.users else None
-        if plan.namespaced:
-            namespaces.private(scratch_mb, uid=user, proc=self._proc)
-            if self._count_alone:
-                namespaces.count_alone()
-            home = namespaces.SCRATCH
-        elif plan.level == LL:
-            home = "/"
-            os.chdir(home)
-        else:
-            home = _own_folder(number)
+        home = self._settle(number, user, scratch_mb)
+        if videos and plan.level == NS:
+            namespaces.hide_proc()
         os.environ["HOME"] = os.environ["TMPDIR"] = home
         rlimits.confine(self._tasks)
         if user is not None:
@@ -151,10 +149,22 @@ class Jail:
             landlock.restrict(self._ruleset)
         os.dup2(sock, 3)
         os.closerange(4, 1 << 16)
-        if self._filter:
+        if code := self._filters[videos]:
             own = struct.pack("I", os.getpid())
-            seccomp.install(self._filter.replace(struct.pack("I", _PLACEHOLDER), own))
+            seccomp.install(code.replace(struct.pack("I", _PLACEHOLDER), own))
         return 3
+
+    def _settle(self, number: int, user: int | None, scratch_mb: int) -> str:
+        """Go to the session's folder and return its path; put up the namespaces, if any."""
+        if self.plan.namespaced:
+            namespaces.private(scratch_mb, uid=user, proc=self._proc)
+            if self._count_alone:
+                namespaces.count_alone()
+            return namespaces.SCRATCH
+        if self.plan.level == LL:
+            os.chdir("/")
+            return "/"
+        return _own_folder(number)
 
 
 def probe(place: str, paths: list[str]) -> dict[str, str]:

@@ -44,6 +44,17 @@ def count_alone() -> None:
     _leave_users(0)
 
 
+def hide_proc() -> None:
+    """Take /proc away: by /proc/self/fd what came open for reading could be opened for writing.
+
+    Raises:
+        OSError: The mount was refused.
+    """
+    kernel.unshare(kernel.NEWNS)
+    flags = _PLAIN | kernel.NOEXEC | kernel.RDONLY
+    kernel.mount("tmpfs", "/proc", "tmpfs", flags, "size=4k,mode=555")
+
+
 def _leave_users(more: int) -> None:
     uid, gid = os.geteuid(), os.getegid()
     kernel.unshare(kernel.NEWUSER | more)

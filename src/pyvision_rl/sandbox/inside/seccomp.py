@@ -108,6 +108,12 @@ _IOCTL = (0x5412, 0x541C, 0x8901, 0x8902)
 _FCNTL = (8, 10, 15, 1024, 1026, 1031)
 """Not to be made: signals sent by a descriptor, leases, huge pipes."""
 
+_LENT_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+"""All that may be made where files of the user are held: whether one is a terminal, how much waits
+to be read, whether it blocks or is inherited. Others change a file's attributes."""
+_LENT_FCNTL = (*_FCNTL, 5, 6, 7, 36, 37, 38)
+"""Not to be made there: locks too, by which sessions that hold the same file could talk."""
+
 _UNIX = 1
 _PAIRS = tuple(kind | flags for kind in (1, 5) for flags in (0, 0x800, 0x80000, 0x80800))
 """Streams and packets, blocking or not. Datagrams could be sent to any socket with a path."""
@@ -127,12 +133,16 @@ def supported() -> str:
     return ""
 
 
-def program(machine: str, *, writes: bool = True, own_pid: int | None = None) -> bytes:
+def program(
+    machine: str, *, writes: bool = True, lent: bool = False, own_pid: int | None = None
+) -> bytes:
     """Return the filter as ``struct sock_filter`` records.
 
     Args:
         machine: x86_64 or aarch64.
         writes: Whether modes and times of files may be changed.
+        lent: Whether files of the user are held, open for reading: nothing else may be done to
+            them, so modes and times may not be changed either.
         own_pid: The one process that signals may be sent to; None when the PID namespace bounds
             them.
     """
@@ -146,15 +156,15 @@ def program(machine: str, *, writes: bool = True, own_pid: int | None = None) ->
 
     refused = _returns(_EPERM)
     add(_ALLOWED, _returns(_ALLOW))
-    add(_CHANGES, _returns(_ALLOW) if writes else refused)
+    add(_CHANGES, _returns(_ALLOW) if writes and not lent else refused)
     add(_SOCKETS, _returns(_ERRNO | errno.EACCES))
     add(_REFUSED, refused)
     numbers = _numbers(_BY_ARGUMENT, machine)
     rules[numbers["clone"]] = _clone()
     rules[numbers["clone3"]] = _returns(_ERRNO | errno.ENOSYS)  # glibc then uses clone
     rules[numbers["prctl"]] = _only(0, _PRCTL)
-    rules[numbers["ioctl"]] = _never(1, _IOCTL)
-    rules[numbers["fcntl"]] = _never(1, _FCNTL)
+    rules[numbers["ioctl"]] = _only(1, _LENT_IOCTL) if lent else _never(1, _IOCTL)
+    rules[numbers["fcntl"]] = _never(1, _LENT_FCNTL if lent else _FCNTL)
     for name in ("prlimit64", "sched_setaffinity"):
         rules[numbers[name]] = _only(0, (0,))
     rules[numbers["socketpair"]] = _only(0, (_UNIX,), _only(1, _PAIRS))

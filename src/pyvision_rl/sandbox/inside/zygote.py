@@ -79,7 +79,7 @@ class Zygote:
         if pid == 0:
             if message["op"] == "group":
                 self._become_group(fds, message["preload"], message["images"])
-            self._become_child(fds[0], number, message["scratch_mb"])
+            self._become_child(fds[0], number, message["scratch_mb"], message["videos"])
         for fd in fds:
             os.close(fd)
         pidfd = os.pidfd_open(pid)
@@ -88,11 +88,11 @@ class Zygote:
         send(self._control, {"op": "spawned", "id": number}, [pidfd])
         return True
 
-    def _become_child(self, fd: int, number: int, scratch_mb: int) -> NoReturn:
+    def _become_child(self, fd: int, number: int, scratch_mb: int, videos: bool) -> NoReturn:
         status = FAILED
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            fd = self._jail.confine(number, fd, self._pid, scratch_mb)
+            fd = self._jail.confine(number, fd, self._pid, scratch_mb, videos)
             gc.enable()
             self._interpreter.serve(socket.socket(fileno=fd))
             status = 0
@@ -114,6 +114,7 @@ class Zygote:
             for fd in self._children:
                 os.close(fd)
             load(preload)
+            self._interpreter.measure()
             self._interpreter.bind(images, memoryview(b""), fds[1:])
             gc.freeze()
             control = socket.socket(fileno=fds[0])

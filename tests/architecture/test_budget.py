@@ -39,9 +39,9 @@ CORE = (
 MAX_CORE = 2_800
 MAX_RUN = 5_950
 """What a tiny run imports, without the sandbox."""
-MAX_SANDBOX = 1_700
+MAX_SANDBOX = 1_750
 """The driver's side of the sandbox."""
-MAX_INSIDE = 2_000
+MAX_INSIDE = 2_750
 """What runs beside model code."""
 
 TINY = "tiny_image_rl"

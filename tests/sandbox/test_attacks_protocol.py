@@ -54,7 +54,7 @@ FRAMES = (
         broken("more than one answer"),
     ),
     forged("083c", "no_frame", "say(b'x' * 100)", broken("no frame")),
-    forged("083d", "half_a_frame", "say(b'pvs2')\nos._exit(0)", Expect((ExecStatus.DIED,))),
+    forged("083d", "half_a_frame", "say(b'pvs3')\nos._exit(0)", Expect((ExecStatus.DIED,))),
     forged(
         "084a",
         "giant_text_announced",

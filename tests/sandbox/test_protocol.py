@@ -16,12 +16,12 @@ from semantics_bench import SHORT, SOCKET, Bench
 
 from pyvision_rl.sandbox.exchange import Exchange
 from pyvision_rl.sandbox.inside import protocol
-from pyvision_rl.sandbox.inside.protocol import DONE, IMAGE, TAIL, TEXT, Note
+from pyvision_rl.sandbox.inside.protocol import DONE, IMAGE, TAIL, TEXT, Frames, Note
 from pyvision_rl.sandbox.replies import Replies
 from pyvision_rl.types import ExecStatus
 
 REQUEST = 5
-CAPS = protocol.caps(100, 2, 50, max_aspect=10, time_s=0)
+CAPS = protocol.caps(100, 2, 50, max_aspect=10, time_s=0, videos=2)
 
 
 def header(kind: int, head: int, blob: int = 0, request: int = REQUEST) -> bytes:
@@ -45,13 +45,23 @@ def check_within_caps(replies: Replies) -> None:
     assert len(text) <= CAPS.output_chars
     assert len(replies.error) <= CAPS.error_chars
     assert len(replies.images) <= CAPS.images
+    assert len(replies.fetched) <= CAPS.videos
     assert "".join(part for part in parts if isinstance(part, str)) == text
     text.encode("utf-8")
     for image in replies.images:
         assert 3 * image.width * image.height == len(image.pixels) <= 3 * CAPS.pixels
 
 
+NUMBERS = st.sets(st.integers(0, 2**32 - 1), max_size=5).map(sorted)
+CLAIMS = st.builds(protocol.claim, st.text(max_size=20), NUMBERS) | st.builds(
+    Frames,
+    st.text(max_size=20),
+    st.lists(st.tuples(*[st.integers(0, 2**32 - 1)] * 2), max_size=3).map(tuple),
+    st.integers(0, 2**32 - 1),
+)
+
 FRAMES = st.one_of(
+    st.builds(protocol.frames, st.just(REQUEST), CLAIMS, st.booleans()),
     st.builds(protocol.text, st.just(REQUEST), st.text(max_size=60)),
     st.builds(protocol.tail, st.just(REQUEST), st.integers(0, 2**64 - 1), st.text(max_size=120)),
     st.builds(
@@ -82,6 +92,54 @@ def test_any_frames_in_any_pieces_are_within_the_caps_or_a_violation(
     except protocol.Violation:
         pass
     check_within_caps(replies)
+
+
+@given(st.text(max_size=60), NUMBERS, st.booleans())
+def test_frames_arrive_as_they_were_told(name: str, numbers: list[int], shown: bool) -> None:
+    claim = protocol.claim(name, numbers)
+    told = [number for first, last in claim.runs for number in range(first, last + 1)]
+    assert (told, claim.total) == (numbers, len(numbers))
+    pieces = [protocol.frames(REQUEST, claim, shown), picture(2, 1)]
+    replies = taken(*pieces)
+    assert [image.note for image in replies.images] == [claim if shown else None]
+    assert replies.fetched == ([] if shown else [claim])
+
+
+def test_neighbours_are_one_run_and_too_many_runs_are_cut_and_counted() -> None:
+    assert protocol.claim("v", [3, 4, 5, 9]).runs == ((3, 5), (9, 9))
+    claim = protocol.claim("v", range(0, 2 * protocol.MAX_RUNS + 8, 2))
+    assert len(claim.runs) == protocol.MAX_RUNS
+    # Every second of 2 * MAX_RUNS + 8 numbers is a run of its own.
+    assert claim.total == protocol.MAX_RUNS + 4
+    assert taken(protocol.frames(REQUEST, claim, False)).fetched == [claim]
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ([Frames("v", ((5, 4),), 1)], "do not ascend"),
+        ([Frames("v", ((0, 4), (4, 5)), 6)], "do not ascend"),
+        ([Frames("v", ((0, 4), (5, 6)), 7)], "do not ascend"),
+        ([Frames("v", ((7, 9), (1, 2)), 5)], "do not ascend"),
+        ([Frames("v", ((0, 0),), 1)] * 3, "more than 2 videos"),
+    ],
+)
+def test_broken_claims_about_frames_are_a_violation(claims: list[Frames], words: str) -> None:
+    with pytest.raises(protocol.Violation, match=words):
+        taken(*(protocol.frames(REQUEST, claim, False) for claim in claims))
+
+
+def test_frames_that_do_not_add_up_are_a_violation() -> None:
+    for size, rest in ((9, b"v"), (1, b"v" + bytes(7))):
+        head = protocol.FRAMES_HEAD.pack(0, 1, size) + rest
+        with pytest.raises(protocol.Violation, match="do not add up"):
+            taken(protocol.frame(protocol.FRAMES, REQUEST, head))
+
+
+def test_frames_of_a_session_without_videos_are_a_violation() -> None:
+    replies = Replies(REQUEST, protocol.caps(100, 2, 50))
+    with pytest.raises(protocol.Violation, match="bytes of FRAMES were announced; at most 0"):
+        replies.feed(protocol.frames(REQUEST, protocol.claim("v", [1]), False))
 
 
 @given(st.binary(max_size=300))
@@ -259,8 +317,8 @@ def test_a_socket_that_hangs_up_reads_as_an_end() -> None:
     [
         ("os.write(fd, b'x' * 100)", "no frame"),
         ("os.write(fd, protocol.text(request + 1, 'a'))", "another request"),
-        ("os.write(fd, protocol.HEADER.pack(b'pvs2', 1, request, 2**32 - 1, 0))", "4294967295"),
-        ("os.write(fd, protocol.HEADER.pack(b'pvs2', 3, request, 2, 2**60))", "of image"),
+        ("os.write(fd, protocol.HEADER.pack(b'pvs3', 1, request, 2**32 - 1, 0))", "4294967295"),
+        ("os.write(fd, protocol.HEADER.pack(b'pvs3', 3, request, 2, 2**60))", "of image"),
         ("os.write(fd, protocol.pack(request, {'raised': 1}))", "unknown kind 0"),
         ("os.close(fd)\nimport time; time.sleep(60)", "closed its connection"),
     ],
@@ -285,7 +343,7 @@ def test_a_forged_reply_never_shifts_the_replies_after_it(bench: Bench) -> None:
 def test_an_answer_that_never_ends_is_cut_off_by_the_clock(bench: Bench) -> None:
     attack = """
     import threading, time
-    os.write(fd, protocol.HEADER.pack(b'pvs2', 1, request, 1000, 0))
+    os.write(fd, protocol.HEADER.pack(b'pvs3', 1, request, 1000, 0))
     while True:
         try:
             time.sleep(0.01); os.write(fd, b' ')

@@ -214,7 +214,7 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
         ({"not a name": picture()}, "'not a name'"),
         ({"class": picture()}, "'class'"),
         ({"answer": "42"}, "'answer' is a str"),
-        ({"clip": a_video()}, "'clip' is a video"),
+        ({"clip": a_video()}, "'clip' is a video without a file"),
         ({"clue": Media("image", "0", 1, 1)}, "'clue' has no source"),
         ({"clue": Media("image", "0", 2, 2, b"abc")}, "'clue' has 3 bytes"),
     ],

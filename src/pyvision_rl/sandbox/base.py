@@ -78,10 +78,13 @@ class Sandbox(Protocol):
     async def open(
         self, bindings: Mapping[str, Media], limits: SandboxLimits, seed: int
     ) -> Session:
-        """Return a session whose namespace holds ``bindings`` (as PIL images) and np, plt, Image.
+        """Return a session whose namespace holds ``bindings`` and np, plt, Image.
+
+        Images are PIL images, videos are readers with the interface of decord's ``VideoReader``.
 
         Args:
-            bindings: Python identifier -> image. Anything but ``Media`` is refused by type.
+            bindings: Python identifier -> image or video. Anything but ``Media`` is refused by
+                type. A backend need not read videos.
             limits: Bounds of every block of this session.
             seed: ``random`` and ``numpy.random`` start from it.
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pyvision_rl.errors import SandboxError
 from pyvision_rl.sandbox.pixels import PixelStore
 from pyvision_rl.sandbox.process import Forker, Group
+from pyvision_rl.sandbox.videos import LIBRARY, videos_of
 from pyvision_rl.types import Media
 
 MAX_IMAGES = 16
@@ -64,14 +65,20 @@ class Forkers:
             self._loading = asyncio.get_running_loop().create_task(self._load(found))
 
     async def pick(self, bindings: Mapping[str, Media]) -> Forker:
-        """Return who forks a session that begins with these images.
+        """Return who forks a session that begins with these images, and reads these videos.
 
         Raises:
             SandboxError: The zygote died, or an image cannot be read.
         """
         if self.base.lost:
             self.base = self._zygote
-        key = tuple((name, media.sha256) for name, media in bindings.items())
+            self._offered |= self._loaded
+            self._loaded.clear()
+        videos = videos_of(bindings)
+        if videos:
+            await self._have(LIBRARY)
+        images = {name: media for name, media in bindings.items() if name not in videos}
+        key = tuple((name, media.sha256) for name, media in images.items())
         group = self._groups.get(key)
         if group is not None and not group.lost:
             self._groups.move_to_end(key)
@@ -85,8 +92,8 @@ class Forkers:
             return self.base
         async with self._making:
             if key not in self._groups or self._groups[key].lost:
-                files = [self._pixels.file(media) for media in bindings.values()]
-                self._groups[key] = await self.base.group(bindings, files)
+                files = [self._pixels.file(media) for media in images.values()]
+                self._groups[key] = await self.base.group(images, files)
             while len(self._groups) > self._max_groups:
                 self._groups.popitem(last=False)[1].retire()
             return self._groups[key]
@@ -101,6 +108,14 @@ class Forkers:
         self._groups.clear()
         if isinstance(self.base, Group):
             self.base.lose()
+
+    async def _have(self, library: str) -> None:
+        """Wait until a library is loaded, unless it is from the start or cannot be."""
+        while library not in self._loaded:
+            self.notice(f"import {library}")
+            if self._loading is None:
+                return
+            await asyncio.wait({self._loading})
 
     async def _load(self, found: set[str]) -> None:
         """Put a group that has the libraries in the zygote's place."""

@@ -1,4 +1,4 @@
-"""Checks of what a sandbox is given: settings for matplotlib, and images under names.
+"""Checks of what a sandbox is given: settings for matplotlib, images and videos under names.
 
 In: values from a config or from an episode. Out: nothing, or an error that names the value.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import keyword
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pyvision_rl.errors import ConfigError, SandboxError
@@ -40,17 +41,20 @@ def check_figure(figure: Mapping[str, Any], where: str) -> None:
 
 
 def check_binding(name: str, media: object) -> None:
-    """Check that a session can hold an image under a name.
+    """Check that a session can hold an image or a video under a name.
 
     Raises:
-        SandboxError: The name is no identifier, or the value is no image with its pixels.
+        SandboxError: The name is no identifier, or the value is no image with its pixels and no
+            video with its file.
     """
     if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name):
         raise SandboxError(f"binding {name!r} is no Python identifier")
     if type(media) is not Media:
         raise SandboxError(f"binding {name!r} is a {type(media).__name__}, wants a Media")
-    if media.kind != "image":
-        raise SandboxError(f"binding {name!r} is a {media.kind}; this sandbox binds images only")
+    if media.kind == "video":
+        if not isinstance(media.source, Path):
+            raise SandboxError(f"binding {name!r} is a video without a file")
+        return
     if media.source is None:
         raise SandboxError(f"binding {name!r} has no source to take its pixels from")
     if isinstance(media.source, bytes):

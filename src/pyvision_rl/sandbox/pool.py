@@ -1,9 +1,9 @@
 """The sandbox of forked processes: one warm zygote, one isolated child per session that runs code.
 
-In: code, and images as ``Media``. Out: an ``Execution`` per cell. The zygote is a fresh interpreter
-that loads numpy, PIL and matplotlib once; a session's child is forked from it at the session's
-first ``run``, so that a session that runs no code costs nothing. Sessions that begin with the same
-images are forked from a group that holds them already.
+In: code, images and videos as ``Media``. Out: an ``Execution`` per cell. The zygote is a fresh
+interpreter that loads numpy, PIL and matplotlib once; a session's child is forked from it at the
+session's first ``run``, so that a session that runs no code costs nothing. Sessions that begin with
+the same images are forked from a group that holds them already.
 
 What a child may reach is decided by the level (``levels``, ``inside/confine``): it is probed when
 the zygote starts, tried with real attacks (``selfcheck``), and a sandbox that cannot hold it does
@@ -36,6 +36,7 @@ from pyvision_rl.sandbox.pixels import PixelStore
 from pyvision_rl.sandbox.process import START_S, Child, Forker, ZygoteProcess
 from pyvision_rl.sandbox.selfcheck import self_check
 from pyvision_rl.sandbox.session import ZygoteSession
+from pyvision_rl.sandbox.videos import VideoFiles, check_videos, videos_of
 from pyvision_rl.sandbox.watchdog import Watchdog
 from pyvision_rl.types import Media
 
@@ -77,7 +78,7 @@ class ZygoteSandbox:
         self._config = config
         self.running = asyncio.Semaphore(config.max_running)
         """Held while a cell runs."""
-        self.pixels = PixelStore()
+        self.pixels, self.videos = PixelStore(), VideoFiles()
         self.branchable = self._options.branchable
         self._live = asyncio.Semaphore(self._options.max_live)
         self._watchdog = Watchdog()
@@ -112,13 +113,16 @@ class ZygoteSandbox:
         ``limits.figure`` is laid over the configured rcParams.
 
         Raises:
-            SandboxError: A binding that is no identifier or no image, or the sandbox is closed.
-            ConfigError: An rcParam in ``limits.figure`` that matplotlib does not take.
+            SandboxError: A binding that is no identifier, no image and no video, more videos than
+                a session can hold, or the sandbox is closed.
+            ConfigError: An rcParam in ``limits.figure`` that matplotlib does not take; or a video,
+                and PyAV is not installed.
         """
         if self._closed:
             raise SandboxError("the sandbox is closed")
         for name, media in bindings.items():
             check_binding(name, media)
+        check_videos(bindings)
         figure = dict(limits.figure)
         if figure and figure not in self._checked:
             check_figure(figure, "limits.figure")
@@ -181,7 +185,9 @@ class ZygoteSandbox:
         """
         await self.start()
         self._fill()
-        while self._ready and limits.scratch_mb == self._config.scratch_mb:
+        # Children that are to hold the user's files get walls of their own.
+        plain = limits.scratch_mb == self._config.scratch_mb and not videos_of(bindings)
+        while self._ready and plain:
             forker, child = self._ready.popleft()
             self._fill()
             if not child.exited.done() and self._forkers and forker is self._forkers.base:
@@ -215,7 +221,7 @@ class ZygoteSandbox:
             if self._forkers is None:
                 raise SandboxError("the sandbox zygote died")
             forker = await self._forkers.pick(bindings)
-            child = await forker.spawn(scratch_mb)
+            child = await forker.spawn(scratch_mb, videos=bool(videos_of(bindings)))
         except BaseException:
             self._live.release()
             raise

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from pyvision_rl.sandbox.inside import protocol
-from pyvision_rl.sandbox.inside.protocol import HEADER, Caps, Note, Violation
+from pyvision_rl.sandbox.inside.protocol import HEADER, Caps, Frames, Note, Origin, Violation
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Shown:
     height: int
     at: int
     """Characters written before it."""
-    note: Note | None
+    note: Origin
     pixels: bytearray
     """RGB, row-major."""
 
@@ -36,6 +36,8 @@ class Replies:
         self.flags = 0
         self.error = ""
         self.images: list[Shown] = []
+        self.fetched: list[Frames] = []
+        """Of each video, the frames that the code asked for."""
         self.frames = 0
         """Heads of frames taken."""
         self._request = request
@@ -46,6 +48,8 @@ class Replies:
         self._tail = ""
         self._num_tails = 0
         self._total = 0
+        self._claim: Frames | None = None
+        """What the next picture shows."""
         self._image: Shown | None = None
         """The picture whose pixels are coming; ``_filled`` bytes of them are there."""
         self._filled = 0
@@ -125,6 +129,8 @@ class Replies:
             self._take_text(head)
         elif kind == protocol.IMAGE:
             self._take_image(head, blob_bytes)
+        elif kind == protocol.FRAMES:
+            self._take_frames(head)
         elif kind == protocol.TAIL:
             self._num_tails += 1
             if self._num_tails > self.caps.tails:
@@ -159,8 +165,25 @@ class Replies:
             raise Violation(f"an image of {width}x{height} pixels was sent")
         name = _decode(head[protocol.IMAGE_HEAD.size :], protocol.NAME_BYTES)
         note = Note(name, _box(corners[:4]), _box(corners[4:])) if name else None
-        self._image = Shown(width, height, at, note, bytearray(blob_bytes))
-        self._filled = 0
+        self._image = Shown(width, height, at, self._claim or note, bytearray(blob_bytes))
+        self._claim, self._filled = None, 0
+
+    def _take_frames(self, head: bytes) -> None:
+        shown, total, size = _fields(protocol.FRAMES_HEAD, head)
+        rest = head[protocol.FRAMES_HEAD.size :]
+        if len(rest) < size or (len(rest) - size) % protocol.RUN.size:
+            raise Violation("numbers of frames that do not add up were sent")
+        runs = tuple(protocol.RUN.iter_unpack(rest[size:]))
+        befores = (-2, *(last for _, last in runs))
+        if any(not b + 1 < f <= x for b, (f, x) in zip(befores, runs, strict=False)):
+            raise Violation("numbers of frames that do not ascend were sent")
+        frames = Frames(_decode(rest[:size], protocol.NAME_BYTES), runs, total)
+        if shown:
+            self._claim = frames
+        elif len(self.fetched) < self.caps.videos:
+            self.fetched.append(frames)
+        else:
+            raise Violation(f"frames of more than {self.caps.videos} videos were sent")
 
 
 def compose(

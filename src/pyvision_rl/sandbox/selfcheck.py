@@ -25,6 +25,7 @@ from pyvision_rl.sandbox.levels import Level
 from pyvision_rl.sandbox.pixels import PixelStore
 from pyvision_rl.sandbox.process import Child
 from pyvision_rl.sandbox.session import ZygoteSession
+from pyvision_rl.sandbox.videos import VideoFiles
 from pyvision_rl.types import ExecStatus, Media
 
 LIMITS = SandboxLimits(cpu_s=10, wall_s=30, scratch_mb=1)
@@ -40,7 +41,7 @@ class _Home:
 
     def __init__(self, spawn: Callable[[int], Awaitable[Child]]) -> None:
         self.running = asyncio.Semaphore()
-        self.pixels = PixelStore()
+        self.pixels, self.videos = PixelStore(), VideoFiles()
         self.branchable = False
         self._spawn = spawn
 

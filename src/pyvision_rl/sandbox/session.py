@@ -22,7 +22,8 @@ from pyvision_rl.sandbox.inside import protocol
 from pyvision_rl.sandbox.pixels import PixelStore
 from pyvision_rl.sandbox.process import START_S, Child
 from pyvision_rl.sandbox.replies import Replies
-from pyvision_rl.sandbox.sources import confirm
+from pyvision_rl.sandbox.sources import confirm, known_frames
+from pyvision_rl.sandbox.videos import VideoFiles, videos_of
 from pyvision_rl.types import ExecStatus, Execution, Media
 
 _NAME = "image_clue_"
@@ -35,6 +36,7 @@ class Home(Protocol):
 
     running: asyncio.Semaphore
     pixels: PixelStore
+    videos: VideoFiles
     branchable: bool
     """Whether sessions may be forked."""
 
@@ -99,6 +101,7 @@ class ZygoteSession:
             limits.max_pixels,
             max_aspect=limits.max_aspect,
             time_s=limits.wall_s + limits.grace_s,
+            videos=len(videos_of(bindings)),
         )
         self._child: Child | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -231,6 +234,7 @@ class ZygoteSession:
             self._bindings[f"{_NAME}{self._next}"] = media
             self._next += 1
             images.append(media)
+        fetched = [known_frames(claim, self._bindings) for claim in replies.fetched]
         return Execution(
             status,
             output,
@@ -240,16 +244,20 @@ class ZygoteSession:
             state_lost=status not in (ExecStatus.OK, ExecStatus.RAISED, ExecStatus.TIMEOUT),
             parts=parts,
             sources=tuple(sources),
+            fetched=tuple(frames for frames in fetched if frames is not None),
         )
 
     async def _start(self, child: Child) -> None:
         """Give a fresh child its bindings, seed and limits; it answers when it has them."""
         limits = self._limits
-        images = {name: m for name, m in self._bindings.items() if name not in child.bound}
+        videos = videos_of(self._bindings)
+        held = {*child.bound, *videos}
+        images = {name: m for name, m in self._bindings.items() if name not in held}
         by_file = self._home.pixels.files(images)
         head = {
             "op": "start",
             "images": [[name, m.width, m.height, name in by_file] for name, m in images.items()],
+            "videos": list(videos),
             "next_image": self._next,
             "seed": self._seed,
             "figure": self._figure,
@@ -264,7 +272,8 @@ class ZygoteSession:
         exchange = Exchange(child.sock, self._caps)
         try:
             async with asyncio.timeout(START_S):
-                await exchange.ask(head, blobs, tuple(by_file.values()))
+                with self._home.videos.opened(videos) as files:
+                    await exchange.ask(head, blobs, (*by_file.values(), *files))
                 await exchange.over
         except (protocol.Violation, protocol.Ended, OSError, TimeoutError) as error:
             why = child.fault or repr(error)

@@ -1,8 +1,8 @@
-"""Which part of which bound image a shown picture shows: claims checked against the pixels.
+"""What a shown picture shows of what is bound: claims about images are checked by the pixels.
 
 In: the note that came with a picture, and the pixels of both. Out: an ``ImageSource`` that is
-``verified`` when the picture was seen to show that part. A claim that names nothing is dropped.
-Nothing here trusts the session.
+``verified`` when the picture was seen to show that part, or ``VideoFrames``, which stay the word of
+the session. A claim that names nothing is dropped. Nothing here trusts the session.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image
 
-from pyvision_rl.sandbox.inside.protocol import Note
+from pyvision_rl.sandbox.inside.protocol import Frames, Note
 from pyvision_rl.sandbox.replies import Shown
-from pyvision_rl.types import ImageSource, Media
+from pyvision_rl.types import ImageSource, Media, Source, VideoFrames
 
 GRID = 16
 """Cells, each side, in which a resized picture is compared."""
@@ -22,12 +22,14 @@ TOLERANCE = 8.0
 """The mean difference allowed there, of 255; resampling rules differ by less."""
 _FRAME = 2
 """Pixels on each side of a picture in a figure that its axes may draw over."""
+MAX_FRAMES = 2**17
+"""Of one video in one record; further ones are counted only."""
 
 
 def confirm(
     shown: Shown, bindings: Mapping[str, Media], pixels: Callable[[Media], bytes]
-) -> ImageSource | None:
-    """Return what the picture shows; None when no bound image is named, or no part of it.
+) -> Source | None:
+    """Return what the picture shows; None when nothing bound is named, or no part of it.
 
     Args:
         shown: The picture and the note that came with it.
@@ -38,6 +40,8 @@ def confirm(
         SandboxError: A bound image cannot be read.
     """
     note = shown.note
+    if isinstance(note, Frames):
+        return known_frames(note, bindings)
     media = None if note is None else bindings.get(note.name)
     if note is None or media is None or media.kind != "image":
         return None
@@ -48,6 +52,23 @@ def confirm(
     if box != note.box or not _inside(note.window, shown):
         return ImageSource(note.name, box)
     return ImageSource(note.name, box, _matches(shown, note, media, pixels(media)))
+
+
+def known_frames(claim: Frames, bindings: Mapping[str, Media]) -> VideoFrames | None:
+    """Return the frames of a claim that are frames of a bound video; None if there are none."""
+    media = bindings.get(claim.name)
+    if media is None or media.video is None:
+        return None
+    count = media.video.num_frames
+    numbers: list[int] = []
+    left_out = claim.total - sum(last - first + 1 for first, last in claim.runs)
+    for first, last in claim.runs:
+        end = min(last + 1, count)
+        room = MAX_FRAMES - len(numbers)
+        numbers += range(first, min(end, first + room))
+        left_out += max(end - first - room, 0)
+    left_out = max(min(left_out, count - len(numbers)), 0)
+    return VideoFrames(claim.name, tuple(numbers), left_out) if numbers else None
 
 
 def _inside(window: tuple[int, int, int, int], shown: Shown) -> bool:

@@ -18,7 +18,7 @@ import sys
 from typing import Any, NoReturn
 
 from . import confine, kernel, namespaces, rlimits
-from .preload import load
+from .preload import Late, load
 from .zygote import FAILED, Zygote, send
 
 LIBRARIES = ("os", "numpy", "PIL.Image", "matplotlib")
@@ -107,6 +107,8 @@ def _prepare(figure: dict[str, Any], preload: list[str]) -> Any:
     load(["", *preload])
     from . import interpreter
 
+    finder: Any = Late()
+    sys.meta_path.append(finder)
     interpreter.install(figure)
     made = interpreter.Interpreter()
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - a count

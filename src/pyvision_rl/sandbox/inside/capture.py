@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from . import notes
-from .protocol import Note
+from .protocol import Origin
 
 # A copy for this file's functions: model code may change or empty the original.
 __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
@@ -43,7 +43,7 @@ class Capture:
         self.namespace: dict[str, Any] = {}
         self.write: Callable[[str], object] = len
         """Where the words about images that were not kept go."""
-        self.send: Callable[[tuple[int, int], Note | None, bytes], object] = lambda *_: None
+        self.send: Callable[[tuple[int, int], Origin, bytes], object] = lambda *_: None
         """Where images go: size, source, RGB pixels."""
         self.next_image = 0
         """k of the next ``image_clue_k``."""
@@ -111,7 +111,7 @@ class Capture:
         self.write(f"[an image of {width}x{height} pixels was not shown: {why}]\n")
         return False
 
-    def _add(self, image: Image.Image, raw: bytes, note: Note | None) -> None:
+    def _add(self, image: Image.Image, raw: bytes, note: Origin) -> None:
         # The pixels are taken now: the code may draw on its image later in the same cell.
         name = f"image_clue_{self.next_image}"
         self._num_images += 1
@@ -121,7 +121,7 @@ class Capture:
         self.send(image.size, note, raw)
 
 
-def _known(find: Callable[..., Note | None], *shown: Any) -> Note | None:
+def _known(find: Callable[..., Origin], *shown: Any) -> Origin:
     """What is known of a picture: a tag that model code broke says nothing."""
     try:
         return find(*shown)

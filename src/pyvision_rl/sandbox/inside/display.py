@@ -20,6 +20,7 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.figure import Figure
 from PIL import Image, ImageShow
 
+from . import notes
 from .capture import CAPTURE
 
 # A copy for this file's functions: model code may change or empty the original.
@@ -104,7 +105,9 @@ def cv2_imshow(window: object, pixels: Any = None) -> None:
         array = array[..., 2::-1]
     elif array.ndim != 2:
         raise ValueError(f"imshow: an array of shape {array.shape} is no image")
-    CAPTURE.image(Image.fromarray(np.ascontiguousarray(array)))
+    image = Image.fromarray(np.ascontiguousarray(array))
+    notes.label(image, window if pixels is None else pixels)
+    CAPTURE.image(image)
 
 
 def patch_cv2(load: bool = False) -> None:

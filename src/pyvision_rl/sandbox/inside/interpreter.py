@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import ast
 import builtins
+import contextlib
 import linecache
 import mmap
 import os
@@ -20,6 +21,7 @@ import signal
 import socket
 import sys
 import types
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import matplotlib
@@ -31,7 +33,7 @@ from . import capture, display, notes, protocol
 from .capture import CAPTURE
 from .memory import Memory
 from .output import Output, Wire
-from .protocol import Note
+from .protocol import Frames, Origin
 from .tracebacks import describe, explain
 
 # A copy for this file's functions: model code may change or empty the original.
@@ -68,6 +70,9 @@ class Interpreter:
         self.output = Output(self.wire)
         self.error_chars = protocol.MIN_CHARS
         self._memory = Memory()
+        self._fetched: dict[str, set[int]] = {}
+        """Of each bound video, the frames that this cell asked for."""
+        self._patch_cv2: Callable[[], None] = _nothing
         self._first = True
         self._armed = False
         self._interrupted = False
@@ -97,6 +102,7 @@ class Interpreter:
                 try:
                     self.bind(head["images"], blob, fds)
                     self.start(head)
+                    self.bind_videos(head["videos"], fds)  # within the limits: any file may come
                 except Exception as fault:  # noqa: BLE001 - the driver is told, and raises it
                     flags, error = protocol.FAILED, f"{type(fault).__name__}: {fault}"
                     error = error[: self.error_chars]
@@ -104,7 +110,13 @@ class Interpreter:
                 raised, error = self.run(head["code"], head["number"])
                 flags = protocol.RAISED * raised | protocol.INTERRUPTED * self._interrupted
                 flags |= protocol.SPENT * self._memory.spent
+                self._tell_fetched()
             self.wire.end(self._last(request, flags, error))
+
+    def measure(self) -> None:
+        """Let sessions have their memory beyond what is mapped now: libraries are not theirs."""
+        with contextlib.suppress(OSError):  # there may be no /proc to ask
+            self._memory = Memory()
 
     def bind(self, images: list[list[Any]], blob: memoryview, fds: list[int]) -> None:
         """Put images into the namespace.
@@ -113,7 +125,7 @@ class Interpreter:
             images: For each its name, width, height, and whether its RGB pixels come in the next
                 of ``fds`` instead of ``blob``.
             blob: The pixels of those images that come in it, one after the other.
-            fds: Files that hold nothing but pixels; they are closed.
+            fds: Files that hold nothing but pixels; they are taken off the list and closed.
         """
         offset = 0
         for name, width, height, in_file in images:
@@ -127,6 +139,30 @@ class Interpreter:
                 offset += size
             notes.tag(image, name)
             self.namespace[name] = image
+
+    def bind_videos(self, names: list[str], fds: list[int]) -> None:
+        """Put readers of videos into the namespace.
+
+        Args:
+            names: Of the bindings.
+            fds: Of each its file, open for reading.
+
+        Raises:
+            ValueError: A file cannot be read as a video.
+        """
+        if not names:
+            return
+        from . import video  # here, because it needs PyAV
+
+        video.install()
+        video.FETCHED = self._note_fetched
+        notes.FRAMES_OF, self._patch_cv2 = video.frames_of, video.patch_cv2
+        for name, fd in zip(names, fds, strict=True):
+            self._fetched[name] = set()
+            try:
+                self.namespace[name] = video.open_video(fd, name)
+            except video.VideoError as error:
+                raise ValueError(f"{name}: {error}") from error
 
     def start(self, head: dict[str, Any]) -> None:
         """Take the seed and the limits of the session."""
@@ -197,6 +233,7 @@ class Interpreter:
             raise
         if "cv2" in code:
             display.patch_cv2(load=True)
+            self._patch_cv2()
         last = None
         if tree.body and isinstance(tree.body[-1], ast.Expr):
             last = ast.Expression(tree.body.pop().value)  # type: ignore[attr-defined]
@@ -226,10 +263,35 @@ class Interpreter:
             else:
                 raise KeyboardInterrupt
 
-    def _send_image(self, size: tuple[int, int], note: Note | None, pixels: bytes) -> None:
+    def _note_fetched(self, name: str, numbers: Iterable[int]) -> None:
+        found = self._fetched.get(name)
+        if found is not None:
+            found.update(numbers)
+
+    def _tell_fetched(self) -> None:
+        """Send which frames the cell asked for; numbers that model code spoiled say nothing."""
         wire = self.wire
-        head = protocol.image(wire.request, size, self.output.total, note, len(pixels))
+        for name, numbers in self._fetched.items():
+            try:
+                if numbers:
+                    claim = protocol.claim(name, sorted(numbers))
+                    wire.send(protocol.frames(wire.request, claim, shown=False))
+            except Exception:  # noqa: BLE001 - whatever the spoiled numbers made it raise
+                continue
+            finally:
+                numbers.clear()
+
+    def _send_image(self, size: tuple[int, int], note: Origin, pixels: bytes) -> None:
+        wire = self.wire
+        head = b""
+        if isinstance(note, Frames):
+            head, note = protocol.frames(wire.request, note, shown=True), None
+        head += protocol.image(wire.request, size, self.output.total, note, len(pixels))
         wire.send(head, pixels)
+
+
+def _nothing() -> None:
+    """What there is to do to OpenCV without videos."""
 
 
 def _depth() -> int:

@@ -4,7 +4,12 @@ A tag is ``(binding, left, top, right, bottom)`` in pixels of the bound image, k
 of a PIL image. Crops compose, resizing and conversion keep the box, anything else loses it. An
 array that is shown is recognised when it is a slice of a bound image's pixels. A figure's only
 image passes its tag on to the figure. All of this is open to model code and decides nothing: the
-driver compares the pixels. Loaded by the child only; imports nothing of ours.
+driver compares the pixels.
+
+Frames of videos go the same way by a label of their own, ``(binding, numbers)``, which nothing that
+PIL does to one picture loses; what shows several pictures has all their frames. Where frames come
+from is asked of the video reader, once it is loaded. Loaded by the child only; imports nothing of
+ours.
 """
 
 from __future__ import annotations
@@ -20,13 +25,16 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
-from .protocol import Note
+from .protocol import Frames, Note, Origin, claim
 
 # A copy for this file's functions: model code may change or empty the original.
 __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 Tag: TypeAlias = tuple[str, float, float, float, float]
-_TAG = "_pvrl_tag"
+Label: TypeAlias = tuple[str, tuple[int, ...]]
+FRAMES_OF: Callable[[Any], Label | None] | None = None
+"""Tells which frames of which video an array shows, where there are videos."""
+_TAG, _LABEL = "_pvrl_tag", "_pvrl_frames"
 _BOUND: dict[str, weakref.ref[Image.Image]] = {}
 _FAR = 2**30
 """Beyond every coordinate; a frame holds 32 bits."""
@@ -34,21 +42,36 @@ _FAR = 2**30
 
 def tag(image: Image.Image, name: str) -> None:
     """Note that the image is the binding ``name``."""
+    image.__dict__.pop(_LABEL, None)
     image.__dict__[_TAG] = (name, 0, 0, *image.size)
     _BOUND[name] = weakref.ref(image)
 
 
-def image_note(image: Image.Image) -> Note | None:
+def label(shown: object, value: Any) -> None:
+    """Note that a picture shows an array or an image, with the frames that are known of it."""
+    found = _frames_of(value)
+    if found is None:
+        vars(shown).pop(_LABEL, None)
+    else:
+        vars(shown)[_LABEL] = found
+
+
+def image_note(image: Image.Image) -> Origin:
     """Return what is known of the image, which fills the whole picture that is shown."""
+    if _LABEL in image.__dict__:
+        return _claim(image.__dict__[_LABEL])
     found: Tag | None = image.__dict__.get(_TAG)
     if found is None:
         return None
     return _note(found[0], found[1:], (0, 0, *image.size))
 
 
-def figure_note(figure: Figure, height: int) -> Note | None:
+def figure_note(figure: Figure, height: int) -> Origin:
     """Return what is known of a figure that was drawn ``height`` pixels high."""
     images = [image for axes in figure.axes for image in axes.images]
+    frames = _union([vars(image).get(_LABEL) for image in images])
+    if frames is not None:
+        return _claim(frames)
     if len(images) != 1 or _TAG not in images[0].__dict__:
         return None
     [image] = images
@@ -75,11 +98,14 @@ def install() -> None:
     _carry("resize", lambda self, size, resample=None, box=None, *rest, **options: box)
     _carry("copy", lambda self: None)
     _carry("convert", lambda self, *args, **options: None)
-    set_data, from_array = AxesImage.set_data, Image.fromarray
+    for method in ("crop", "resize", "copy", "convert", "rotate", "transpose", "filter", "point"):
+        _carry_label(method)
+    set_data, from_array, paste = AxesImage.set_data, Image.fromarray, Image.Image.paste
 
     @functools.wraps(set_data)
     def tagged(self: Any, A: Any) -> None:
         set_data(self, A)
+        label(self, A)
         found = A.__dict__.get(_TAG) if isinstance(A, Image.Image) else _slice_tag(A)
         if found is not None:
             self.__dict__[_TAG] = found
@@ -89,13 +115,21 @@ def install() -> None:
     @functools.wraps(from_array)
     def made(obj: Any, *args: Any, **kwargs: Any) -> Image.Image:
         image = from_array(obj, *args, **kwargs)
+        label(image, obj)
         found = _slice_tag(obj)
         if found is not None:
             image.__dict__[_TAG] = found
         return image
 
+    @functools.wraps(paste)
+    def pasted(self: Image.Image, im: Any, *args: Any, **kwargs: Any) -> None:
+        paste(self, im, *args, **kwargs)
+        frames = _union([_frames_of(self), _frames_of(im)])
+        if frames is not None:
+            self.__dict__[_LABEL] = frames
+
     images: Any = Image
-    images.fromarray = made
+    images.fromarray, images.Image.paste = made, pasted
 
     artist: Any = AxesImage
     artist.set_data = tagged
@@ -122,6 +156,48 @@ def _carry(method: str, box_of: Callable[..., Any]) -> None:
         return made
 
     setattr(image_class, method, carrying)
+
+
+def _carry_label(method: str) -> None:
+    """Let the results of an image's method show the frames that the image shows."""
+    image_class: Any = Image.Image
+    make = getattr(image_class, method)
+
+    @functools.wraps(make)
+    def carrying(self: Image.Image, *args: Any, **kwargs: Any) -> Image.Image:
+        made: Image.Image = make(self, *args, **kwargs)
+        if _LABEL in self.__dict__ and made is not self:
+            made.__dict__[_LABEL] = self.__dict__[_LABEL]
+        return made
+
+    setattr(image_class, method, carrying)
+
+
+def _frames_of(value: Any) -> Label | None:
+    """The frames that an image or an array shows."""
+    if isinstance(value, Image.Image):
+        found: Label | None = value.__dict__.get(_LABEL)
+        return found
+    try:
+        return None if FRAMES_OF is None else FRAMES_OF(value)
+    except Exception:  # noqa: BLE001 - what model code broke says nothing, and shows all the same
+        return None
+
+
+def _claim(found: Label) -> Frames:
+    name, numbers = found
+    return claim(str(name), sorted({n for n in map(int, numbers) if 0 <= n < _FAR}))
+
+
+def _union(labels: list[Label | None]) -> Label | None:
+    """The frames of several pictures: of the video that most of them are of."""
+    found: dict[str, set[int]] = {}
+    for name, numbers in filter(None, labels):
+        found.setdefault(name, set()).update(numbers)
+    if not found:
+        return None
+    name = max(found, key=lambda name: len(found[name]))
+    return name, tuple(sorted(found[name]))
 
 
 def _slice_tag(array: Any) -> Tag | None:

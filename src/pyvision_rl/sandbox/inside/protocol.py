@@ -2,9 +2,9 @@
 
 Every frame is ``magic | kind | request id | head length | blob length`` and then head and blob. The
 driver sends REQUEST frames: a JSON head and raw blobs. The interpreter answers with any number of
-TEXT, TAIL and IMAGE frames, as things happen, and one DONE frame; their heads are packed numbers
-and UTF-8 text, so nothing of what it sends is ever parsed by more than ``struct``. Imports the
-standard library only, because the interpreter loads this file too; the driver's side is in
+TEXT, TAIL, IMAGE and FRAMES frames, as things happen, and one DONE frame; their heads are packed
+numbers and UTF-8 text, so nothing of what it sends is ever parsed by more than ``struct``. Imports
+the standard library only, because the interpreter loads this file too; the driver's side is in
 ``replies``.
 """
 
@@ -14,23 +14,30 @@ import _socket
 import builtins
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 # A copy for this file's functions: model code may change or empty the original.
 __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 HEADER = struct.Struct("!4sBQIQ")
 """magic, kind, request id, bytes of the head, bytes of the blob."""
-MAGIC = b"pvs2"
-REQUEST, TEXT, TAIL, IMAGE, DONE = range(5)
+MAGIC = b"pvs3"
+REQUEST, TEXT, TAIL, IMAGE, FRAMES, DONE = range(6)
 """TEXT: output as it was written, while the head of the output has room. TAIL: the end of what was
-written since, in place of any earlier TAIL. IMAGE: one picture; its blob is RGB pixels."""
-KINDS = ("REQUEST", "TEXT", "TAIL", "IMAGE", "DONE")
+written since, in place of any earlier TAIL. IMAGE: one picture; its blob is RGB pixels. FRAMES:
+which frames of a video the next picture shows, or which the code asked for."""
+KINDS = ("REQUEST", "TEXT", "TAIL", "IMAGE", "FRAMES", "DONE")
 
 IMAGE_HEAD = struct.Struct("!IIQ4i4i")
 """width, height, characters written before it, and where it comes from (see ``Note``); then the
 name of the binding it comes from, or nothing."""
+FRAMES_HEAD = struct.Struct("!BIH")
+"""Whether the next picture shows them, how many they are, bytes of the name of the video; then the
+name, then RUNS."""
+RUN = struct.Struct("!II")
+"""First and last number of frames that follow each other; runs ascend and do not touch."""
 TAIL_HEAD = struct.Struct("!Q")
 """Characters written so far; then the text."""
 DONE_HEAD = struct.Struct("!BQI")
@@ -45,6 +52,8 @@ MIN_CHARS = 64
 """The least output limit in force: the words that state a cut must fit."""
 NAME_BYTES = 256
 """A longer name of a source is left out."""
+MAX_RUNS = 2**14
+"""Further runs are left out."""
 TAIL_S = 0.25
 """Between two TAIL frames."""
 FDS = 64
@@ -75,6 +84,22 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Frames:
+    """What the interpreter says about which frames of a video were asked for, or are shown."""
+
+    name: str
+    """Of the binding."""
+    runs: tuple[tuple[int, int], ...]
+    """(first, last) of frames that follow each other, ascending, without those left out."""
+    total: int
+    """Frames, those left out included."""
+
+
+Origin: TypeAlias = Note | Frames | None
+"""What a picture shows, as far as it is known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Caps:
     """The largest answer a driver accepts."""
 
@@ -87,11 +112,15 @@ class Caps:
     """Longer side of an image / shorter side."""
     tails: int
     """TAIL frames."""
+    videos: int = 0
+    """Videos whose frames may be named."""
 
     def head_bytes(self, kind: int) -> int:
         """Bytes of the longest honest head; UTF-8 writes a character in at most 4 bytes."""
         if kind == IMAGE:
             return IMAGE_HEAD.size + NAME_BYTES
+        if kind == FRAMES:
+            return FRAMES_HEAD.size + NAME_BYTES + MAX_RUNS * RUN.size if self.videos else 0
         texts = self.output_chars + (self.error_chars if kind == DONE else 0)
         return 64 + 4 * texts
 
@@ -107,11 +136,13 @@ def caps(
     *,
     max_aspect: int = 1,
     time_s: float = 0.0,
+    videos: int = 0,
 ) -> Caps:
     """Return the caps that follow from the limits of a session."""
     output = max(max_output_chars, MIN_CHARS)
     tails = 8 + int(2 * time_s / TAIL_S)
-    return Caps(output, min(output, ERROR_CHARS), max_images, max_pixels, max_aspect, tails)
+    error = min(output, ERROR_CHARS)
+    return Caps(output, error, max_images, max_pixels, max_aspect, tails, videos)
 
 
 def frame(kind: int, request: int, head: bytes, blob_bytes: int = 0) -> bytes:
@@ -149,6 +180,27 @@ def image(
         return frame(IMAGE, request, IMAGE_HEAD.pack(*size, at, *(0,) * 8), blob_bytes)
     head = IMAGE_HEAD.pack(*size, at, *note.box, *note.window) + name
     return frame(IMAGE, request, head, blob_bytes)
+
+
+def claim(name: str, numbers: Sequence[int]) -> Frames:
+    """Return frames by their numbers, which ascend, each once."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return Frames(name, tuple(runs[:MAX_RUNS]), len(numbers))
+
+
+def frames(request: int, claimed: Frames, shown: bool) -> bytes:
+    """Return a FRAMES frame, or nothing if the name is too long."""
+    word = _bytes(claimed.name)
+    if len(word) > NAME_BYTES:
+        return b""
+    runs = b"".join(RUN.pack(*run) for run in claimed.runs)
+    head = FRAMES_HEAD.pack(shown, claimed.total, len(word)) + word
+    return frame(FRAMES, request, head + runs)
 
 
 def read_request(sock: _socket.socket) -> tuple[int, dict[str, Any], memoryview, list[int]]:

@@ -29,6 +29,7 @@ EXTRAS = {
     "pyarrow": "data",
     "av": "video",
     "sklearn": "demo",
+    "av": "sandbox",
     "tensorboard": "track",
     "trackio": "track",
     "wandb": "track",

@@ -29,7 +29,6 @@ EXTRAS = {
     "pyarrow": "data",
     "av": "video",
     "sklearn": "demo",
-    "av": "sandbox",
     "tensorboard": "track",
     "trackio": "track",
     "wandb": "track",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
@@ -27,6 +28,7 @@ from pyvision_rl.parsing import parse
 from pyvision_rl.rewards.answers import match
 from pyvision_rl.tasks.base import Paired, Scripted
 from pyvision_rl.tasks.clips import ClipsTasks
+from pyvision_rl.tasks.clips_file import clip
 from pyvision_rl.tasks.clips_scene import (
     CATEGORIES,
     Frames,
@@ -39,7 +41,7 @@ from pyvision_rl.tasks.clips_scene import (
 )
 from pyvision_rl.tasks.clips_scripts import answers
 from pyvision_rl.tasks.needle_scene import frame_px, glyphs
-from pyvision_rl.types import GiveAnswer, Media, RunCode, StopReason, Task, Text
+from pyvision_rl.types import GiveAnswer, Media, RunCode, StopReason, Task, Text, VideoFacts
 
 
 def clips(folder: Path | str = "unused", limit: int | None = None, **options: Any) -> ClipsTasks:
@@ -214,6 +216,27 @@ def test_no_video_is_made_before_its_task_is_asked_for(tmp_path: Path) -> None:
     assert not (tmp_path / "videos").exists()
     tasks[1]
     assert [p.name for p in tasks.folder.iterdir()] == ["train-0-1.mp4"]
+
+
+def test_makers_that_share_a_folder_find_whole_files_only(tmp_path: Path) -> None:
+    def made(_: int) -> list[Task]:
+        tasks = clips(tmp_path, num_frames=[128])
+        return [tasks[i] for i in range(4)]
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(made, range(4))
+    assert all(other == first for other in others)
+    names = sorted(path.name for path in clips(tmp_path, num_frames=[128]).folder.iterdir())
+    assert names == [f"train-0-{i}.mp4" for i in range(4)]
+
+
+def test_a_video_that_cannot_be_made_leaves_no_file(tmp_path: Path) -> None:
+    def fail() -> Frames:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        clip(tmp_path / "a.mp4", 56, VideoFacts(128, 2.0, 64.0), fail)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -5,5 +5,6 @@ TABLE: dict[str, str] = {
     "parquet": "pyvision_rl.tasks.jsonl:JsonlTasks",
     "mixture": "pyvision_rl.tasks.mixture:MixtureTasks",
     "needle": "pyvision_rl.tasks.needle:NeedleTasks",
+    "clips": "pyvision_rl.tasks.clips:ClipsTasks",
 }
 """Short name -> ``module:Class``; built with a ``TasksConfig``."""

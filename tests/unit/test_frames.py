@@ -258,7 +258,11 @@ def test_damage_costs_frames_but_never_ends_badly(tmp_path_factory, place, noise
         try:
             assert reader.get([number]).shape[0] == 1
         except VideoError as error:
-            assert "cannot be decoded" in str(error)
+            said = str(error)
+        else:
+            continue
+        # The first frame tells the size, so it is needed for any other.
+        assert said in {f"frame {n} cannot be decoded" for n in (0, number)}
 
 
 def sound(path):
@@ -343,10 +347,8 @@ def test_frames_are_exact_after_interrupts(tmp_path):
                 signal.setitimer(signal.ITIMER_REAL, float(rng.uniform(1e-4, 5e-3)))
                 reader.get([number])
             signal.setitimer(signal.ITIMER_REAL, 0)
-            assert np.array_equal(
-                reader.get([number + 1 if number < NUM - 1 else 0])[0],
-                frames[number + 1 if number < NUM - 1 else 0],
-            )
+            after = (number + 1) % NUM
+            assert np.array_equal(reader.get([after])[0], frames[after])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

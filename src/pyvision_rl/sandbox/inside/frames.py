@@ -15,8 +15,9 @@ import operator
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -64,7 +65,7 @@ class FrameReader:
             collections.OrderedDict()
         )
         self._room = CACHE_BYTES
-        self._container: av.container.InputContainer | None = None
+        self._stream: Any = None  # PyAV's types leave out that its container is one to read
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise VideoError("it is not a regular file")
@@ -75,8 +76,8 @@ class FrameReader:
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
-        if self._container is not None:
-            self._container.close()
+        if self._stream is not None:
+            self._stream.container.close()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -176,15 +177,16 @@ class FrameReader:
 
     def _open(self) -> None:
         """Open the container, or open it again: at its start."""
-        if self._container is not None:
-            self._container.close()
-        self._container, self._stream = packets.open_video(self._fd, self._threads)
+        self._lost = True
+        # An interrupt must not leave a closed container to read from: FFmpeg would crash.
+        before, self._stream = self._stream, packets.open_video(self._fd, self._threads)
         self._begin()
+        if before is not None:
+            before.container.close()
 
     def _begin(self) -> None:
         """Read on from where the container is now."""
-        assert self._container is not None
-        self._packets = packets.demux(self._container, self._stream)
+        self._packets = self._stream.container.demux(self._stream)
         self._ready: collections.deque[tuple[int, av.VideoFrame]] = collections.deque()
         self._last = self._fed = self._count = -1
         self._sound: int | None = None
@@ -202,7 +204,7 @@ class FrameReader:
             if index is None:
                 self._open()
                 self._lost = True
-                index = packets.index_by_count(self._packets)
+                index = packets.index_by_count(self._packets, self._stream)
         if not len(index.times):
             raise VideoError("it has no frames")
         return index
@@ -237,9 +239,9 @@ class FrameReader:
         return self._scan(number, whole=True)
 
     def _seek(self, time: int) -> None:
-        assert self._container is not None
+        self._lost = True
         with contextlib.suppress(av.FFmpegError):
-            self._container.seek(time, stream=self._stream, backward=True)
+            self._stream.container.seek(time, stream=self._stream, backward=True)
         self._begin()
 
     def _scan(self, number: int, *, whole: bool = False) -> av.VideoFrame | None:
@@ -255,12 +257,22 @@ class FrameReader:
                     found = frame
             if found is None:
                 late = self._sound is not None and number < self._sound and not whole
-                packet = None if late or self._fed > limit else next(self._packets, None)
-                if packet is None:
+                if late or self._fed > limit or not self._read(number):
                     return None
-                self._decode(packet, number)
         self._lost = False
         return found
+
+    def _read(self, number: int) -> bool:
+        """Decode one packet more, on the way to a frame; False at the end."""
+        try:
+            packet = next(self._packets, None)
+        except av.FFmpegError:  # damaged from here on: what the decoder holds is the end
+            self._packets = iter(())
+            self._take(self._stream.codec_context.decode)
+            return True
+        if packet is not None:
+            self._decode(packet, number)
+        return packet is not None
 
     def _decode(self, packet: av.Packet[av.VideoStream], number: int) -> None:
         """Decode a packet; on the way to frame ``number`` only what others may refer to."""
@@ -274,11 +286,14 @@ class FrameReader:
             if self._threads == 1 and context.name in SKIPPING:
                 passed = shown is not None and shown < number
                 context.skip_frame = "NONREF" if passed else "DEFAULT"
+        self._take(packet.decode)
+
+    def _take(self, decode: Callable[[], list[av.VideoFrame]]) -> None:
         # What a broken packet should have shown is not found, and that is said.
         with contextlib.suppress(av.FFmpegError):
-            for frame in packet.decode():
+            for frame in decode():
                 self._count += 1
-                shown = index.number(frame.pts) if index.timed else self._count
+                shown = self._index.number(frame.pts) if self._index.timed else self._count
                 if shown is not None:
                     self._ready.append((shown, frame))
 

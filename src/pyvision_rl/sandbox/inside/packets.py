@@ -11,14 +11,13 @@ import array
 import builtins
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 import numpy.typing as npt
-from av.container import InputContainer
 
 # A copy for this file's functions: model code may change or empty the original.
 __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
@@ -90,8 +89,8 @@ def descriptor(path: str | Path) -> int:
         raise VideoError(f"it cannot be opened: {error.strerror}") from error
 
 
-def open_video(fd: int, threads: int) -> tuple[InputContainer, av.VideoStream]:
-    """Open a container from its start, and pick the stream to decode.
+def open_video(fd: int, threads: int) -> av.VideoStream:
+    """Open a container from its start, and return its stream to decode.
 
     Raises:
         VideoError: It is no video, or not one that can be read.
@@ -116,13 +115,7 @@ def open_video(fd: int, threads: int) -> tuple[InputContainer, av.VideoStream]:
             other.discard = av.stream.Discard.all
     stream.codec_context.thread_type = "NONE" if threads == 1 else "FRAME"
     stream.codec_context.thread_count = threads
-    return container, stream
-
-
-def demux(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
-    """Yield the packets of a stream, up to the end or to where the file is damaged."""
-    with contextlib.suppress(av.FFmpegError):
-        yield from container.demux(stream)
+    return stream
 
 
 def index_by_time(
@@ -160,12 +153,15 @@ def index_by_time(
     )
 
 
-def index_by_count(packets: Iterable[av.Packet[av.VideoStream]]) -> Index:
+def index_by_count(packets: Iterable[av.Packet[av.VideoStream]], stream: av.VideoStream) -> Index:
     """Number the frames by decoding them all, where packets do not say when they are shown."""
     count = 0
-    for packet in packets:
-        with contextlib.suppress(av.FFmpegError):
-            count += len(packet.decode())
+    with contextlib.suppress(av.FFmpegError):  # damaged from here on
+        for packet in packets:
+            with contextlib.suppress(av.FFmpegError):
+                count += len(packet.decode())
+    with contextlib.suppress(av.FFmpegError):
+        count += len(stream.codec_context.decode(None))
     numbers, none = np.arange(count), np.arange(0)
     return Index(numbers, count, numbers, numbers[:1], none, none, none, timed=False)
 
@@ -173,15 +169,14 @@ def index_by_count(packets: Iterable[av.Packet[av.VideoStream]]) -> Index:
 def _table(packets: Iterable[av.Packet[av.VideoStream]]) -> Numbers:
     """One row per packet: when it is shown and decoded, bytes, length, flags."""
     rows = array.array("q")
-    for packet in packets:
-        if packet.size:
-            pts, dts = packet.pts, packet.dts
-            rows.append(_NONE if pts is None else pts)
-            rows.append(_NONE if dts is None else dts)
-            rows.append(packet.size)
-            rows.append(packet.duration or 0)
-            flags = _KEY * packet.is_keyframe | _DISCARD * packet.is_discard
-            rows.append(flags | _CORRUPT * packet.is_corrupt)
+    with contextlib.suppress(av.FFmpegError):  # damaged from here on
+        for packet in packets:
+            if packet.size:
+                pts, dts = packet.pts, packet.dts
+                flags = _KEY * packet.is_keyframe | _DISCARD * packet.is_discard
+                flags |= _CORRUPT * packet.is_corrupt
+                times = (_NONE if time is None else time for time in (pts, dts))
+                rows.extend((*times, packet.size, packet.duration or 0, flags))
     return np.frombuffer(rows, np.int64).reshape(-1, 5)
 
 

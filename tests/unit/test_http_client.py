@@ -111,7 +111,9 @@ def test_retry_after_is_waited_for() -> None:
     assert time.monotonic() - began >= 0.15
 
 
-@pytest.mark.parametrize("after", ["3600", formatdate(time.time() + 7200, usegmt=True)])
+@pytest.mark.parametrize(
+    "after", ["3600", formatdate(time.time() + 7200, usegmt=True)], ids=["seconds", "date"]
+)
 def test_a_server_that_wants_more_patience_than_allowed_is_given_up(after: str) -> None:
     with FakeOpenAI(always=Fault(status=429, headers={"Retry-After": after})) as server:
         (found,) = ask(JsonClient(config(server.url)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -52,7 +54,7 @@ def write_clip(
     rate = Fraction(fps).limit_denominator(100_000)
     height, width = frames[0].shape[:2]
     flags = {"movflags": "faststart"} if index_first else {}
-    with av.open(str(path), "w", options=flags) as container:
+    with _same_priority(), av.open(str(path), "w", options=flags) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.thread_count = 1
@@ -64,3 +66,16 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+@contextmanager
+def _same_priority() -> Iterator[None]:
+    """Undo what SVT-AV1 does to a root's thread that opens it: real-time, above all else.
+
+    Whatever that thread started later would be real-time too, and keep the machine to itself.
+    """
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.models.vision_speed import speed_up
 
 
 def load_reference(path: str, like: VisionLanguageModel) -> VisionLanguageModel:
@@ -35,5 +36,6 @@ def load_reference(path: str, like: VisionLanguageModel) -> VisionLanguageModel:
             f"{key} is a {theirs[0]!r} model of {theirs[1]} tokens; the policy is a {ours[0]!r} "
             f"model of {ours[1]}"
         )
+    speed_up(module.model.visual)  # as the policy's: equal weights then give equal bits
     module.to(like.device).eval().requires_grad_(False)
     return VisionLanguageModel(module, like.vision, like.vocab_size)

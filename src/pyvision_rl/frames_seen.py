@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pyvision_rl.types import TaskInput, Trajectory, Turn, VideoFrames
-
-VIDEO_NAME = "video_clue_{}"
+from pyvision_rl.video_prompt import VIDEO_NAME
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ def load_model(
     Raises:
         ConfigError: Nothing is there, or it is not of a supported vision-language family.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig
 
     if not path:
         raise ConfigError("policy.model is empty: give a Hugging Face directory or name")
@@ -45,13 +45,29 @@ def load_model(
             f"policy.model = {path!r} is a {config.model_type!r} model; "
             f"supported families: {', '.join(FAMILIES)}"
         )
-    module: Any = AutoModelForImageTextToText.from_pretrained(
-        path, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-    )
-    speed_up(module.model.visual)
+    module = load_network(path, getattr(torch, dtype))
     spec = vision_spec(path, config, min_pixels=min_pixels, max_pixels=max_pixels)
     module.to(_device(device)).eval()
     return VisionLanguageModel(module, spec, _num_tokens(path, config.image_token_id))
+
+
+def load_network(path: str, dtype: torch.dtype) -> Any:
+    """Return transformers' module at ``path``, with the vision tower's larger operations.
+
+    Policy and reference both come from here: equal weights then give equal bits.
+
+    Raises:
+        OSError, ValueError: There is no such model.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    module: Any = AutoModelForImageTextToText.from_pretrained(
+        path, dtype=dtype, attn_implementation="sdpa"
+    )
+    # Another family is refused by the caller, who can name what was wanted.
+    if module.config.model_type in FAMILIES:
+        speed_up(module.model.visual)
+    return module
 
 
 def _num_tokens(path: str, image_token_id: int) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.models.base import VisionLanguageModel
-from pyvision_rl.models.vision_speed import speed_up
+from pyvision_rl.models.load import load_network
 
 
 def load_reference(path: str, like: VisionLanguageModel) -> VisionLanguageModel:
@@ -19,13 +19,9 @@ def load_reference(path: str, like: VisionLanguageModel) -> VisionLanguageModel:
     Raises:
         ConfigError: Nothing is there, or its tokens are not those of ``like``.
     """
-    from transformers import AutoModelForImageTextToText
-
     key = f"train.kl_reference = {path!r}"
     try:
-        module: Any = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=like.dtype, attn_implementation="sdpa"
-        )
+        module: Any = load_network(path, like.dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{key} cannot be loaded: {error}") from error
     trained: Any = like.module
@@ -36,6 +32,5 @@ def load_reference(path: str, like: VisionLanguageModel) -> VisionLanguageModel:
             f"{key} is a {theirs[0]!r} model of {theirs[1]} tokens; the policy is a {ours[0]!r} "
             f"model of {ours[1]}"
         )
-    speed_up(module.model.visual)  # as the policy's: equal weights then give equal bits
     module.to(like.device).eval().requires_grad_(False)
     return VisionLanguageModel(module, like.vision, like.vocab_size)

@@ -140,7 +140,9 @@ def saved_rollouts(draw: st.DrawFn) -> SavedRollout:
         reward=None if end is EndReason.FAILED else draw(st.none() | rewards),
         error=draw(TEXTS),
     )
-    task = Task(public, Gold(draw(TEXTS), draw(TEXTS)))
+    fact = st.none() | st.booleans() | TEXTS | st.lists(TEXTS, max_size=3).map(tuple)
+    facts = draw(st.dictionaries(TEXTS, fact | st.integers(-9, 9), max_size=3))
+    task = Task(public, Gold(draw(TEXTS), draw(TEXTS), facts))
     advantage, reason = draw(st.none() | FLOATS), draw(st.none() | TEXTS)
     return SavedRollout(task, trajectory, advantage, reason, draw(COUNTS))
 

@@ -37,7 +37,7 @@ ANSWER_TYPES = ("auto", "text", "letter", "integer", "float", "yes_no", "set", "
 """How a reference may be compared with an answer; the rules are in ``rewards.answers``."""
 
 
-Fact: TypeAlias = str | int | float | bool | None | tuple[str, ...]
+Fact: TypeAlias = str | int | float | bool | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ A number is a share in [0, 1] unless its name says otherwise.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,9 @@ from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.registry import suggestion
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.tasks.base import TaskSet
-from pyvision_rl.types import Gold, Media, Task, TaskInput
+from pyvision_rl.types import Gold, Media, Task, TaskInput, Trajectory
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Settings:
     min_pixels: int | None = None
     max_pixels: int | None = None
     suffix: str = ""
-    """Text that the protocol puts behind every question."""
+    """Text behind every question that ``tasks`` words; for the record, already there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,16 @@ class Final:
     """The final answer, without the box around it; None when there is none."""
     text: str = ""
     """The whole last turn, which some published scorers search."""
+
+    @property
+    def said(self) -> str:
+        """What a published scorer takes for the model's output: the answer, else the last turn."""
+        return self.text if self.answer is None else self.answer
+
+
+def final_of(trajectory: Trajectory) -> Final:
+    """Return what an episode ended with."""
+    return Final(trajectory.answer, trajectory.turns[-1].text if trajectory.turns else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +175,8 @@ class Item:
     id: str
     question: str
     gold: Gold
+    """Its facts are each suite's own, but for two that every question with options has:
+    ``options``, their texts in the order asked, and ``letter``, the gold letter in that order."""
     category: str = ""
     load: Callable[[], tuple[Media, ...]] = field(default=tuple, compare=False)
     """Reads the media; raises TaskError."""
@@ -170,8 +185,13 @@ class Item:
 class Items:
     """A task set of rows whose media are read one task at a time."""
 
-    def __init__(self, suite: str, items: Sequence[Item]) -> None:
+    def __init__(self, suite: str, items: Sequence[Item], dropped: int = 0) -> None:
         """Take the rows of a suite.
+
+        Args:
+            suite: Its name.
+            items: The rows.
+            dropped: Rows of the file that are no items, because they have no picture.
 
         Raises:
             TaskError: There is none, or two have one id.
@@ -184,6 +204,10 @@ class Items:
                 raise TaskError(f"suite {suite!r}: two items have the id {item.id!r}")
             seen.add(item.id)
         self._suite, self._items = suite, tuple(items)
+        self.num_dropped = dropped
+        """Rows of the file that are no items."""
+        if dropped:
+            _log.warning("suite %r: %d rows without a picture are left out", suite, dropped)
 
     def __len__(self) -> int:
         """Number of items."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,14 @@ _ROWS_AT_ONCE = 64
 class ParquetRows:
     """Reads rows in order, and image columns again by row number."""
 
-    def __init__(self, path: Path, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(
+        self, path: Path, kept_bytes: int = KEPT_BYTES, columns: Sequence[str] = IMAGE_COLUMNS
+    ) -> None:
         """Open a file.
 
         Args:
             path: The file.
+            columns: The image columns, those of them that are there.
             kept_bytes: Image columns of the row groups read last stay in memory up to this size.
 
         Raises:
@@ -48,19 +51,21 @@ class ParquetRows:
         groups = range(self._file.num_row_groups)
         sizes = (self._file.metadata.row_group(g).num_rows for g in groups)
         self._starts = list(accumulate(sizes, initial=0))
-        self._columns = [c for c in IMAGE_COLUMNS if c in self._file.schema_arrow.names]
+        self.names: tuple[str, ...] = tuple(self._file.schema_arrow.names)
+        self._columns = [c for c in columns if c in self.names]
         self._kept_bytes = kept_bytes
         self._kept: OrderedDict[int, Any] = OrderedDict()
         """Row group -> its image columns as an Arrow table, the last read at the end."""
 
-    def rows(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        """Yield (row number from 1, fields).
+    def rows(self, *, images: bool = True) -> Iterator[tuple[int, dict[str, Any] | str]]:
+        """Yield (row number from 1, fields), with or without the image columns.
 
         Raises:
             TaskError: A row group is damaged.
         """
         for group, start in enumerate(self._starts[:-1]):
-            batches = self._read(group, None).to_batches(max_chunksize=_ROWS_AT_ONCE)
+            columns = None if images else [c for c in self.names if c not in self._columns]
+            batches = self._read(group, columns).to_batches(max_chunksize=_ROWS_AT_ONCE)
             rows = chain.from_iterable(batch.to_pylist() for batch in batches)
             yield from enumerate(rows, start=start + 1)
 

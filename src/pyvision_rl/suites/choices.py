@@ -89,7 +89,9 @@ def chosen(answer: str, options: Sequence[str]) -> str | None:
         return None if text in bare and text != meant else said.upper()
     if any(option_letter(option)[0] for option in bare):
         return None  # Where an option says a letter, nobody knows which of the two is meant.
-    found = [name for name, option in zip(names, bare, strict=True) if match(answer, option).correct]
+    found = [
+        name for name, option in zip(names, bare, strict=True) if match(answer, option).correct
+    ]
     return found[0] if len(found) == 1 else None
 
 

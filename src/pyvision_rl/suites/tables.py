@@ -188,7 +188,9 @@ def _hub(path: Path, media: Collection[str]) -> Table:
             f"pip install datasets, or download {owner}/{repository} and give its file as path"
         ) from error
     try:
-        found = datasets.load_dataset(f"{owner}/{repository}", subset or None, split=split or "test")
+        found = datasets.load_dataset(
+            f"{owner}/{repository}", subset or None, split=split or "test"
+        )
     except Exception as error:  # noqa: BLE001 (the hub's client raises any type)
         raise ConfigError(
             f"path = {str(path)!r} could not be loaded ({error}); without a connection, download "

@@ -191,7 +191,7 @@ def _hub(path: Path, media: Collection[str]) -> Table:
         found = datasets.load_dataset(
             f"{owner}/{repository}", subset or None, split=split or "test"
         )
-    except Exception as error:  # noqa: BLE001 (the hub's client raises any type)
+    except Exception as error:  # The hub's client raises any type.
         raise ConfigError(
             f"path = {str(path)!r} could not be loaded ({error}); without a connection, download "
             f"{owner}/{repository} elsewhere and give its file as path"

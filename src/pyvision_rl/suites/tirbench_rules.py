@@ -13,9 +13,9 @@ in shares. Never raises.
 | others, numbers | equal after all letters, ``*`` and ``:`` are taken out | one number, equal |
 | others, the rest | never right | the same text |
 
-The letter that is near is that of the option which has the text, else the first letter of A to J in
-the text, else A. So officially an empty or senseless answer is right where ``A`` is, and ``12`` where 1 and 2 stand
-apart; strictly neither is.
+The letter that is near is that of the option which has the text, else the first letter of A to J
+in the text, else A. So officially an empty or senseless answer is right where ``A`` is, and a word
+where the first capital in it is; strictly neither is.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from string import ascii_uppercase
 from pyvision_rl.errors import TaskError
 from pyvision_rl.rewards.answers import match, normalise, option_letter
 from pyvision_rl.rewards.base import Grade
-from pyvision_rl.types import Task
+from pyvision_rl.types import Fact, Task
 
 _MARK = re.compile(r"\(([A-Z])\)[ \t]*")
 
@@ -32,6 +32,11 @@ class Choices:
     def __post_init__(self) -> None:
         if self.letter not in letters(self.options):
             raise TaskError(f"answer {self.letter!r:.40} is none of {len(self.options)} options")
+
+    @property
+    def facts(self) -> dict[str, Fact]:
+        """What a scorer keeps of them: ``options`` and ``letter``."""
+        return {"options": self.options, "letter": self.letter}
 
 
 def asked(task: Task) -> tuple[tuple[str, ...], str]:

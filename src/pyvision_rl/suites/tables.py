@@ -36,8 +36,12 @@ class Table:
     read: Callable[[int, str], Any]
     """(row from 0, media column) -> its value; raises TaskError."""
 
-    def need(self, *columns: str) -> None:
+    def need(self, *columns: str, where: str = "") -> None:
         """Check that the columns are there.
+
+        Args:
+            columns: Their names.
+            where: Which file to get, for the error.
 
         Raises:
             TaskError: One is not.
@@ -45,7 +49,7 @@ class Table:
         if lost := [name for name in columns if name not in self.columns]:
             raise TaskError(
                 f"{self.name}: has no column {', '.join(map(repr, lost))}; "
-                f"its columns: {', '.join(self.columns)}"
+                f"its columns: {', '.join(self.columns)}{where and f'; {where}'}"
             )
 
 

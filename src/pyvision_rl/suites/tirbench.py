@@ -73,7 +73,7 @@ class TIRBench:
         file = self._file(path)
         # Paths are short, so they are kept with the rows; a hub's pictures are not.
         table = open_table(file, media=_PICTURES if is_hub(file) else ())
-        table.need("prompt", "answer", "image_1")
+        table.need("prompt", "answer", "image_1", where=WHERE)
         items = []
         for number, row in enumerate(table.rows):
             try:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.suites import TABLE, tables
-from pyvision_rl.suites.base import Item, Items, protocol_name, settings_of
+from pyvision_rl.suites.base import Item, Items, Scored, protocol_name, settings_of
 from pyvision_rl.suites.choices import Choices, drawn, split
 from pyvision_rl.suites.files import digests, picture, unpacked
 from pyvision_rl.suites.hrbench import HRBench
@@ -182,10 +182,25 @@ def test_vsibench_has_a_debiased_part(tmp_path):
     pruned = VSIBench().tasks(tmp_path / "test.parquet@pruned", "")
     assert (len(debiased), len(pruned)) == (10, 1)
     assert pruned[0].gold.facts["part"] == "pruned"
+    # Questions without the column are told apart by the published list of ids.
     rows = tmp_path / "rows"
-    minis.vsibench_folder(rows)
-    with pytest.raises(TaskError, match="has no column 'pruned'"):
+    path = minis.vsibench_folder(rows)
+    with pytest.raises(TaskError, match=r"@debiased: no row is known.*pruned_ids\.txt"):
         VSIBench().tasks(rows / "test.jsonl@debiased", "")
+    (rows / "pruned_ids.txt").write_text("10\n3\n")
+    assert len(VSIBench().tasks(rows / "test.jsonl@debiased", "")) == 9
+    assert "part" not in VSIBench().tasks(path, "")[0].gold.facts
+
+
+def test_a_file_of_one_part_says_so(tmp_path):
+    minis.vsibench_folder(tmp_path)
+    rows = [row | {"pruned": False} for row in minis.vsibench_rows()[:9]]
+    minis.write_parquet(tmp_path / "test_debiased.parquet", rows)
+    tasks = VSIBench().tasks(tmp_path / "test_debiased.parquet", "")
+    assert tasks[0].gold.facts["part"] == "debiased"
+    report = VSIBench().aggregate([Scored(tasks[0], (1.0,))], "")
+    assert "of the part 'debiased' of the file" in report.notes
+    assert not any("of 5130 items" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -250,7 +265,10 @@ def test_a_video_is_never_unpacked_outside_its_folder(tmp_path):
 
 def test_ids_that_do_not_tell_items_apart_give_way_to_places(tmp_path):
     folder = minis.tirbench_folder(tmp_path)
-    rows = [row | {"question_id": 7} for row in minis.tirbench_rows()]
+    rows = [row | {"question_id": 7, "id": 20 + i} for i, row in enumerate(minis.tirbench_rows())]
+    (folder / "TIR-Bench.json").write_text(json.dumps(rows))
+    assert [TIRBench().tasks(folder, "")[i].id for i in range(3)] == ["20", "21", "22"]
+    rows = [row | {"id": 7} for row in rows]
     keyed = {str(place): row for place, row in enumerate(rows)}
     (folder / "TIR-Bench.json").write_text(json.dumps(keyed))
     tasks = TIRBench().tasks(folder, "")

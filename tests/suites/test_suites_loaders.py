@@ -331,6 +331,33 @@ def test_a_malformed_file_names_the_row(tmp_path):
         HRBench().tasks(short, "")
 
 
+@pytest.mark.parametrize("group", [1, 5, 100])
+def test_large_columns_are_read_in_any_order(tmp_path, group):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"id": i, "image": {"bytes": bytes([i]), "path": None}} for i in range(37)]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
+    table = tables.open_table(path, ("image",))
+    assert table.columns == ("id", "image")
+    assert list(table.rows) == [{"id": i} for i in range(37)]
+    for number in (*range(37), 3, 36, 0, 17, 16, 17, 5):
+        assert table.read(number, "image") == rows[number]["image"]
+    with pytest.raises(TaskError, match="row 38 cannot be read"):
+        table.read(37, "image")
+    assert table.read(36, "image") == rows[36]["image"]
+
+
+def test_what_is_no_parquet_file_says_so(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"nothing")
+    with pytest.raises(TaskError, match="not a readable Parquet file"):
+        tables.open_table(path, ())
+    with pytest.raises(TaskError, match="wants one of"):
+        tables.open_table(tmp_path / "a.csv", ())
+
+
 def test_items_have_ids_of_their_own():
     item = Item("1", "?", Gold("A"))
     with pytest.raises(TaskError, match="two items have the id '1'"):

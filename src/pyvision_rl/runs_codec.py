@@ -144,6 +144,8 @@ def encode(saved: SavedRollout, *, tokens: bool = True) -> Json:
         "prompt": [_message(m) for m in trajectory.prompt],
         "turns": [_turn(t) for t in trajectory.turns],
     }
+    if task.gold.facts:
+        line["task"]["facts"] = dict(task.gold.facts)
     if trajectory.prompted is not None:
         line["prompted"] = asdict(trajectory.prompted)
     if tokens:
@@ -181,8 +183,10 @@ def decode(line: Json, find: FindMedia = lambda media: media) -> SavedRollout:
         category=task["category"],
         data_source=task["data_source"],
     )
+    facts = task.get("facts", {}).items()
+    facts = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts}
     return SavedRollout(
-        task=Task(public, Gold(task["answer"], task["answer_type"])),
+        task=Task(public, Gold(task["answer"], task["answer_type"], facts)),
         trajectory=trajectory,
         advantage=None if line["advantage"] is None else float(line["advantage"]),
         reason=line["reason"],
@@ -225,17 +229,14 @@ def _read_message(line: Json, find: FindMedia) -> Message:
 
 def _reward(reward: Reward) -> Json:
     parts = {name: number(value) for name, value in reward.parts.items()}
-    return {
-        "total": number(reward.total),
-        "parts": parts,
-        "correct": reward.correct,
-        "why": reward.why,
-    }
+    line: Json = {"total": number(reward.total), "parts": parts}
+    line |= {"correct": reward.correct, "why": reward.why}
+    return line | {"rung": reward.rung} if reward.rung else line
 
 
 def _read_reward(line: Json) -> Reward:
     parts: Mapping[str, float] = {name: float(value) for name, value in line["parts"].items()}
-    return Reward(parts, line["correct"], line["why"])
+    return Reward(parts, line["correct"], line["why"], line.get("rung", ""))
 
 
 def _segment(segment: Segment) -> Json:

@@ -13,6 +13,7 @@ from pyvision_rl.types.episode import (
     Action as Action,
     Completion as Completion,
     EndReason as EndReason,
+    Fact as Fact,
     GiveAnswer as GiveAnswer,
     Gold as Gold,
     Malformed as Malformed,

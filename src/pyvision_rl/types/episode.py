@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
 from typing import Literal, TypeAlias
@@ -37,6 +37,9 @@ ANSWER_TYPES = ("auto", "text", "letter", "integer", "float", "yes_no", "set", "
 """How a reference may be compared with an answer; the rules are in ``rewards.answers``."""
 
 
+Fact: TypeAlias = str | int | float | bool | tuple[str, ...] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Gold:
     """The secret half of a task. Only tasks, rewards, evaluate and runs may import it."""
@@ -44,6 +47,8 @@ class Gold:
     answer: str
     answer_type: str = "auto"
     """How rewards compare; one of ``ANSWER_TYPES``."""
+    facts: Mapping[str, Fact] = field(default_factory=dict, hash=False)
+    """What a scorer needs beside the answer: options, cycle, kind of question (see ``suites``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +275,9 @@ class Reward:
     correct: bool
     why: str = ""
     """How accuracy was decided, in a few words."""
+    rung: str = ""
+    """What decided it: rule, maths, judge, ``suite:<protocol>``; empty where a grader of your own
+    does not say."""
 
     @property
     def total(self) -> float:

@@ -29,6 +29,7 @@ EXTRAS = {
     "pyarrow": "data",
     "av": "video",
     "sklearn": "demo",
+    "math_verify": "grading",
     "tensorboard": "track",
     "trackio": "track",
     "wandb": "track",

@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "train",
         "synthesize",
         "show",
+        "audit",
         "resuming",
         "present",
         "demo",

@@ -11,6 +11,7 @@ import typer
 
 from pyvision_rl import __version__
 from pyvision_rl.cli import check, verbs
+from pyvision_rl.cli.audit import audit
 from pyvision_rl.cli.execute import say
 from pyvision_rl.cli.study import study
 
@@ -32,6 +33,7 @@ app.command("rl")(verbs.rl)
 app.command("eval")(verbs.evaluate)
 app.command("study")(study)
 app.command("show")(verbs.show)
+app.command("audit")(audit)
 app.command("export-sft")(verbs.export_sft)
 app.add_typer(check.app, name="check", help="Prove that a thing works before using it.")
 

@@ -53,7 +53,7 @@ class EndpointConfig(Section):
 
 
 class JudgeConfig(EndpointConfig):
-    """The language model that grades answers, for ``rewards.name = "judge"`` and routes to it."""
+    """The language model that grades, for ``judge`` and ``ladder``, and for routes to them."""
 
     rules_first: bool = True
     """Ask only when the rules of ``match`` do not already find the answer right."""

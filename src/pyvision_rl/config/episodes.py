@@ -151,8 +151,8 @@ class RewardsConfig(Section):
     """R = accuracy + tool_use_per_call * calls, the second term only when correct (paper eq. 1)."""
 
     name: str = "match"
-    """The accuracy grader: match, relative_accuracy, judge, route (one per data source,
-    docs/grading.md), or ``package.module:Name``."""
+    """The accuracy grader: match, relative_accuracy, judge, ladder (each of these in turn, and
+    math-verify), route (one per data source, docs/grading.md), or ``package.module:Name``."""
     tool_use_per_call: float = Field(0.1, ge=0)
     paid_calls: Literal["ok", "executed", "showed_image", "distinct"] = "ok"
     """Which calls are paid: those that ran without an error; all that were executed; those that

@@ -24,6 +24,11 @@ def same_choice(prediction: str, gold: str, question: str) -> bool:
     return meant is not None and _meant(prediction, options) == meant
 
 
+def choice_of(answer: str, question: str) -> str | None:
+    """Return the small letter of the one listed option that an answer means, if there is one."""
+    return _meant(answer, options_of(question))
+
+
 def options_of(question: str) -> dict[str, str]:
     """Return small letter -> text of the options, as ``normalise`` writes it; empty without a list.
 

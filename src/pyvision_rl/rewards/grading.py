@@ -28,6 +28,7 @@ TABLE: dict[str, str] = {
     "match": "pyvision_rl.rewards.match:MatchGrader",
     "relative_accuracy": "pyvision_rl.rewards.relative_accuracy:RelativeAccuracyGrader",
     "judge": "pyvision_rl.rewards.judge:JudgeGrader",
+    "ladder": "pyvision_rl.rewards.ladder:LadderGrader",
     "route": "pyvision_rl.rewards.route:RouteGrader",
     "suite": "pyvision_rl.suites.grading:SuiteGrader",
 }
@@ -115,7 +116,7 @@ def num_paid_calls(trajectory: Trajectory, config: RewardsConfig) -> int:
         case "showed_image":
             calls = sum(bool(execution.images) for _, execution in ran)
         case "distinct":
-            calls = len({_normalised(code) for code, _ in ran})
+            calls = len({code_shape(code) for code, _ in ran})
     return calls if config.max_paid_calls is None else min(calls, config.max_paid_calls)
 
 
@@ -129,8 +130,8 @@ def _pays(grade: Grade, config: RewardsConfig) -> bool:
             return True
 
 
-def _normalised(code: str) -> str:
-    """Code without comments and layout; the text itself where it cannot be parsed."""
+def code_shape(code: str) -> str:
+    """Return code without comments and layout; the text itself where it cannot be parsed."""
     # It ran, so another process parsed it before and lived; the cap is for parsers that differ.
     if len(code) > _MAX_PARSED:
         return code.strip()

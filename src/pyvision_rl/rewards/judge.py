@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,6 +26,7 @@ from pyvision_rl.registry import parse_options
 from pyvision_rl.rewards.answers import match
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.rewards.choices import same_choice
+from pyvision_rl.rewards.guards import says_something
 from pyvision_rl.rewards.judge_prompt import load_domain, messages, verdict
 from pyvision_rl.rewards.verdicts import VerdictCache
 from pyvision_rl.types import Task, Trajectory
@@ -84,6 +84,10 @@ class Judge:
             self._under_way[key] = task
         # Shielded: one who waits may be cancelled, the others still want the verdict.
         return await asyncio.shield(self._under_way[key])
+
+    def known(self, turns: tuple[dict[str, str], ...]) -> bool | None:
+        """Return the verdict on a case that was asked before, by this process or another."""
+        return self._cache.get(self._key(turns))
 
     def stats(self) -> dict[str, float]:
         """Return what was asked so far, and at what cost."""
@@ -169,13 +173,24 @@ class JudgeGrader:
         if len(answer) > config.max_answer_chars:
             why = f"answer is longer than {config.max_answer_chars} characters"
             return Grade(0.0, False, why, "rule")
-        # A lone colon has fooled judges (arXiv 2507.08794).
-        if _says_something(gold.answer) and not _says_something(answer):
+        if says_something(gold.answer) and not says_something(answer):
             return Grade(0.0, False, "answer holds no word, number or sign", "rule")
-        case = {"question": task.input.question, "reference": gold.answer, "answer": answer}
-        right = await self._judge.ask(messages(self._domain, **case), case)
+        right = await self.ask(task, answer)
         said = "right" if right else "wrong"
         return Grade(float(right), right, f"judge {config.model}: {said}", "judge")
+
+    async def ask(self, task: Task, answer: str) -> bool:
+        """Return the judge's verdict on an answer, whatever rules say of it.
+
+        Raises:
+            RewardError: See ``Judge.ask``.
+        """
+        case = _case(task, answer)
+        return await self._judge.ask(messages(self._domain, **case), case)
+
+    def known(self, task: Task, answer: str) -> bool | None:
+        """Return the verdict on an answer that was given before; asks nobody."""
+        return self._judge.known(messages(self._domain, **_case(task, answer)))
 
     def check(self, sources: Callable[[], frozenset[str]]) -> None:
         """Raise ConfigError if the judge's key is not there; any data source will do."""
@@ -190,5 +205,5 @@ class JudgeGrader:
         await self._judge.close()
 
 
-def _says_something(text: str) -> bool:
-    return any(unicodedata.category(character)[0] in "LNS" for character in text)
+def _case(task: Task, answer: str) -> dict[str, str]:
+    return {"question": task.input.question, "reference": task.gold.answer, "answer": answer}

@@ -78,8 +78,7 @@ class RelativeAccuracyGrader:
         if isinstance(number, str):
             return Grade(0.0, False, number, "rule")
         score = relative_accuracy(number, gold, inclusive=self._options.rule == "official")
-        why = "exact" if number == gold else f"off by {_percent(number, gold)}"
-        return Grade(score, score >= self._options.correct_from, why, "rule")
+        return Grade(score, score >= self._options.correct_from, distance(number, gold), "rule")
 
 
 def relative_accuracy(answer: Fraction, gold: Fraction, *, inclusive: bool = False) -> float:
@@ -116,8 +115,11 @@ def read_number(answer: str) -> Fraction | str:
     return Fraction(Decimal(found[0].replace(",", "")))
 
 
-def _percent(number: Fraction, gold: Fraction) -> str:
+def distance(number: Fraction, gold: Fraction) -> str:
+    """Return in words how far a number is from the reference."""
+    if number == gold:
+        return "exact"
     if gold == 0:
-        return "more than 0"
+        return "off by more than 0"
     error = 100 * abs(number - gold) / abs(gold)
-    return f"{float(error):.3g}%" if error < 1000 else "over 1000%"
+    return f"off by {float(error):.3g}%" if error < 1000 else "off by over 1000%"

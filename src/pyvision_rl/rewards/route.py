@@ -20,6 +20,7 @@ from pyvision_rl.registry import parse_options, resolve, suggestion
 from pyvision_rl.rewards.base import Grade, Grader, Served
 from pyvision_rl.rewards.grading import TABLE
 from pyvision_rl.rewards.judge import Judge, JudgeGrader
+from pyvision_rl.rewards.ladder import LadderGrader, asks_judge
 from pyvision_rl.types import Task, Trajectory
 
 
@@ -29,7 +30,7 @@ class Route(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     grader: str
-    """match, relative_accuracy, judge, or ``package.module:Name``."""
+    """match, relative_accuracy, judge, ladder, or ``package.module:Name``."""
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -42,6 +43,13 @@ class Options(BaseModel):
     """Data source -> grader. An exact name wins; of patterns (``*``, ``?``, ``[..]``) the first."""
     default: Route | None = None
     """For every other source; None refuses them."""
+
+
+def route_key(keys: Iterable[str], source: str) -> str | None:
+    """Return which key of ``routes`` a data source leads to; None if none does."""
+    keys = list(keys)
+    fitting = (key for key in keys if fnmatchcase(source, key))
+    return source if source in keys else next(fitting, None)
 
 
 class RouteGrader:
@@ -96,11 +104,13 @@ class RouteGrader:
                 grader.check(sources)
 
     def stats(self) -> dict[str, float]:
-        """Return the numbers of all graders that count, the shared judge once."""
+        """Return the numbers of all graders that count, added up; the shared judge's once."""
         numbers: dict[str, float] = {}
         for grader in self._all():
-            if isinstance(grader, Served):
-                numbers |= grader.stats()
+            told = grader.stats() if isinstance(grader, Served) else {}
+            for name, value in told.items():
+                before = 0.0 if name.startswith("judge_") else numbers.get(name, 0.0)
+                numbers[name] = before + value
         return numbers
 
     async def close(self) -> None:
@@ -115,19 +125,18 @@ class RouteGrader:
         own = config.model_copy(update={"name": route.grader, "options": route.options})
         make = resolve(route.grader, TABLE, f"{where}.grader")
         try:
-            if make is not JudgeGrader:
-                grader: Grader = make(own)
-                return grader
-            self._judge = self._judge or Judge(config.judge)
-            return JudgeGrader(own, self._judge)
+            if make is JudgeGrader or (make is LadderGrader and asks_judge(own)):
+                self._judge = self._judge or Judge(config.judge)
+                shared: Grader = make(own, self._judge)
+                return shared
+            grader: Grader = make(own)
+            return grader
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
 
     def _find(self, source: str) -> Grader | None:
-        if source in self._graders:
-            return self._graders[source]
-        fitting = (g for name, g in self._graders.items() if fnmatchcase(source, name))
-        return next(fitting, self._default)
+        key = route_key(self._graders, source)
+        return self._default if key is None else self._graders[key]
 
     def _all(self) -> list[Grader]:
         return [*self._graders.values(), *([] if self._default is None else [self._default])]

@@ -83,7 +83,7 @@ async def _audit(reader: RunReader, config: Config, opinions: Opinions) -> Audit
             for one, views in zip(graded, said, strict=True):
                 assert one.trajectory.reward is not None
                 rungs[one.trajectory.reward.rung] += 1
-                heard.update(views)
+                heard.update(list(views))
                 findings += [_finding(one, *found) for found in _disagreements(one, views)]
                 findings += [_finding(one, *found) for found in suspicions(one, config.rewards)]
     finally:

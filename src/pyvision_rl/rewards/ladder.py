@@ -100,8 +100,9 @@ class LadderGrader:
         """Return the grade of the first rung that knows.
 
         Raises:
-            RewardError: The judge gave no verdict, math-verify's process could not be run, or
-                nobody decided and ``undecided`` says that this is no grade.
+            RewardError: The judge gave no verdict, math-verify's process could not be run, the
+                reference is over its limits, or nobody decided and ``undecided`` says that this
+                is no grade.
         """
         found = self.rule(task, trajectory)
         if found.right is not None:
@@ -118,7 +119,9 @@ class LadderGrader:
         if self.judge is not None:
             return self._decided(await self.judge(task, trajectory))
         self._counts["undecided"] += 1
-        if self._options.undecided == "ungraded":
+        # A reference that cannot be computed is no fault of the answer.
+        ours = outcome is Outcome.OVER_LIMIT_GOLD
+        if ours or self._options.undecided == "ungraded":
             raise RewardError(f"no rung decided: {reason}")
         return Grade(0.0, False, f"undecided: {reason}", "rule")
 

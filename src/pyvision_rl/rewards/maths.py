@@ -1,10 +1,10 @@
 """Are two expressions equal? math-verify is asked, in children that cost at most their limits.
 
 In: pairs of expressions as ``expressions`` writes them. Out: an ``Outcome``. A child is started
-when one is first needed, imports math-verify once, and is used again and again; one that takes too much
-CPU time or memory for a pair is ended by the kernel and replaced, which is counted. Works from any
-thread and under asyncio, where several pairs wait for a free child without blocking the loop. What
-a pair came to is kept: a bomb that eight rollouts write goes off once.
+when one is first needed, imports math-verify once, and is used again and again; one that takes too
+much CPU time or memory for a pair is ended by the kernel and replaced, which is counted. Works from
+any thread and under asyncio, where several pairs wait for a free child without blocking the loop.
+What a pair came to is kept: a bomb that eight rollouts write goes off once.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The process that runs math-verify: it compares two expressions at a time, and may be killed.
 
 In: JSON lines on stdin, ``{"gold", "answer", "cpu_s"}``, both as TeX of a narrow alphabet. Out:
-JSON lines on stdout: ``{"ready"}`` once, then for each request ``{"read": "gold"}`` when the reference
-was understood, and ``{"outcome"}``. Imports nothing of ours, writes no file, and leaves it to the
-kernel to end it when a request takes too much CPU time or memory: no handler of Python runs while
-a number of a billion digits is being computed.
+JSON lines on stdout: ``{"ready"}`` once, then for each request ``{"read": "gold"}`` when the
+reference was understood and computed, and ``{"outcome"}``. Imports nothing of ours, writes no file,
+and leaves it to the kernel to end it when a request takes too much CPU time or memory: no handler
+of Python runs while a number of a billion digits is being computed.
 """
 
 from __future__ import annotations
@@ -106,11 +106,13 @@ def _compare(
     theirs = read(gold)
     if theirs is None:
         return "unreadable_gold"
+    first = _number(theirs)
+    # From here on the answer is to blame.
     _send(out, {"read": "gold"})
     mine = read(answer)
     if mine is None:
         return "unreadable"
-    first, second = _number(theirs), _number(mine)
+    second = _number(mine)
     said = equal(theirs, mine)
     if first is None or second is None:
         return "equal" if said else "unproved"

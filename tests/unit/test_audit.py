@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,14 @@ def test_a_judge_that_fails_is_noted_and_is_no_opinion(tmp_path: Path) -> None:
     assert any("the judge gave no verdict" in note for note in found.notes)
 
 
+def test_a_missing_math_verify_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    run, config = run_of(tmp_path / "run", saved("7", "7"), name="ladder")
+    found = audit(run, config)
+    assert found.opinions == {"stored": 1, "rules": 1}
+    assert found.notes == ('math-verify is not installed: pip install "pyvision-rl[grading]"',)
+
+
 def test_partial_credit_is_not_compared_with_rules(tmp_path: Path) -> None:
     near = saved("100", "110", correct=True)
     run, config = run_of(tmp_path / "run", near, name="relative_accuracy")
@@ -254,5 +263,8 @@ def test_a_run_without_findings_and_no_run_at_all(tmp_path: Path) -> None:
     assert "0 findings in 1 graded trajectories" in done.output
     with pytest.raises(RunError):
         audit(tmp_path / "nothing", config)
+    none = CliRunner().invoke(app, ["audit", str(tmp_path / "nothing")])
+    assert none.exit_code == 1
+    assert "is no run folder" in none.output
     with pytest.raises(ConfigError, match=r"rewards\.judge"):
         audit(run, config, ask_judge=True)

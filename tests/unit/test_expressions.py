@@ -125,6 +125,7 @@ def test_people_write_expressions_in_many_ways(text: str, tex: str) -> None:
             "x.y",
             "lambda",
         ),
+        *("3x4", "3 × 4", r"3\times 4\times 5"),
         *("((1)", "1)", "|1", "9^9^9^9", "[1,2]", r"\frac", r"\frac1", r"\sum 1", "1;2", "f'(x)"),
         "(" * (MAX_DEPTH + 1) + "1" + ")" * (MAX_DEPTH + 1),
         "1+" * MAX_CHARS + "1",

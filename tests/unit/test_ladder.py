@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import sys
 import time
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from pyvision_rl.errors import ConfigError
 from pyvision_rl.registry import EXTRAS
 from pyvision_rl.rewards import build_rewarder
 from pyvision_rl.rewards.guards import boxes, hedges, says_something, speaks_to_grader
+from pyvision_rl.rewards.ladder import Options
 from pyvision_rl.rewards.ruling import Rules, ruling
 from pyvision_rl.testing.fake_openai import FakeOpenAI, Fault
 from pyvision_rl.types import (
@@ -366,13 +369,16 @@ def test_a_reference_that_is_a_bomb_is_not_the_fault_of_the_answer() -> None:
     )
 
 
-def test_a_missing_math_verify_names_its_extra() -> None:
+def test_a_missing_math_verify_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert EXTRAS["math_verify"] == "grading"
-    if importlib.util.find_spec("math_verify") is None:
-        with pytest.raises(ConfigError, match=r'pip install "pyvision-rl\[grading\]"'):
-            build_rewarder(section())
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    with pytest.raises(ConfigError, match=r'pip install "pyvision-rl\[grading\]".*maths = "off"'):
+        build_rewarder(section())
     build_rewarder(section(maths="off"))
-    build_rewarder(section(maths="auto"))
+    ((done,), stats) = graded(section(maths="auto"), (task("7"), episode("3+4")))
+    assert done.reward is not None
+    assert (done.reward.correct, done.reward.rung) == (False, "rule")
+    assert "maths_asked" not in stats
 
 
 # The judge.
@@ -440,6 +446,15 @@ def test_wrong_options_are_told_before_anything_is_graded(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         build_rewarder(section(**options))
+
+
+def test_the_options_of_the_docs_are_the_defaults() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "grading.md").read_text()
+    block = page.split("## The ladder\n")[1].split("```toml\n")[1].split("```")[0]
+    shown = tomllib.loads(block)["rewards"]
+    assert shown["name"] == "ladder"
+    defaults = Options().model_dump(mode="json")
+    assert shown["options"] == {key: defaults[key] for key in shown["options"]}
 
 
 def test_a_route_may_lead_to_ladders_that_share_the_judge() -> None:

@@ -41,7 +41,9 @@ def audit(
 ) -> None:
     """Audit a run's rewards: where rules, math-verify and judge disagree; what is suspicious."""
     from pyvision_rl.audit import audit as look
+    from pyvision_rl.runs import read_info
 
+    read_info(run)  # or "nothing" would be looked for among the configs
     keys = list(overrides or ())
     if max_judge_calls is not None:
         keys.append(f"rewards.judge.max_calls={max_judge_calls}")

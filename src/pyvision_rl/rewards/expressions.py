@@ -47,11 +47,11 @@ _TOKEN = re.compile(
 )
 _ASSIGNED = re.compile(r"\$?\s*([A-Za-z])\s*=\s*(?=[^=\s])")
 # Two numbers side by side; an exponent, whose e would be a letter; a number and perhaps its unit; a
-# date; a range, a score or a number to call; a tower that may be read in two ways.
+# date; a range, a score or a number to call; a tower that may be read in two ways; a size.
 _NOT_ONE = re.compile(
     r"(?<!_)[0-9]\s+[0-9.]|[0-9][eE][+-]?[0-9]|(?<!\^)[0-9]\s+[A-Za-z]$"
     r"|[0-9]\s*/\s*[0-9.]+\s*/\s*[0-9]|^[0-9.,]+(?:\s*-\s*[0-9.,]+)+$"
-    r"|\^\s*[0-9A-Za-z]+\s*\^"
+    r"|\^\s*[0-9A-Za-z]+\s*\^|^[0-9.]+(?:\s*(?:[xX]|\\times)\s*[0-9.]+)+$"
 )
 _OPENING, _CLOSING = {"(": ")", "{": "}"}, {")": "(", "}": "{"}
 _LIST = {"(": ")", "[": "]"}

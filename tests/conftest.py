@@ -1,4 +1,4 @@
-"""What holds for every test: one thread, and no silent skips where everything can be installed."""
+"""What holds for every test: one thread, no deadlines, no silent skips of what can be installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from collections.abc import Generator
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("pvrl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pvrl")
 
 ALLOWED_SKIPS = ("gpu:", "server:", "platform:")
 """What a machine may lack; everything else can be installed, so CI must not skip it."""

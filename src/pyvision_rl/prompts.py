@@ -84,7 +84,9 @@ class PromptBuilder:
         bindings = {IMAGE_NAME.format(k): media for k, media in enumerate(images)}
         sizes = [f"{name}: {m.width} x {m.height} pixels" for name, m in bindings.items()]
         hidden = self._config.context == "runtime"
-        shown = [] if hidden else [(name, media, "") for name, media in bindings.items()]
+        shown: list[tuple[str, Media, str | None]] = []
+        if not hidden:
+            shown += [(name, media, "") for name, media in bindings.items()]
         holds = {"hidden_images": hidden and bool(images), "media": bool(task.media)}
         facts: tuple[str, ...] = ()
         if len(images) < len(task.media):
@@ -97,7 +99,8 @@ class PromptBuilder:
             sizes += part.sizes
             shown += part.shown
             bindings |= {**{name: media for name, media, _ in part.shown}, **part.videos}
-            holds |= {"frames": bool(part.shown), "videos": bool(part.videos)}
+            labelled = bool(part.shown) and self._config.frame_labels
+            holds |= {"frames": labelled, "videos": bool(part.videos)}
         holds["images"] = bool(shown)
         for _, media, _ in shown:
             _refuse_long(task, media)
@@ -161,10 +164,16 @@ def _text(text: str) -> tuple[Part, ...]:
     return (Text(_SURROGATE.sub("\ufffd", text)),) if text else ()
 
 
-def _tagged(images: Iterable[tuple[str, Media, str]]) -> tuple[Part, ...]:
-    """Every (name, image, label) between tags of its name, the label before them, one a line."""
+def _tagged(images: Iterable[tuple[str, Media, str | None]]) -> tuple[Part, ...]:
+    """Every (name, image, label) between tags of its name, the label before them, one a line.
+
+    Those without a label stand bare, one after the other.
+    """
     parts: list[Part] = []
     for name, media, label in images:
+        if label is None:
+            parts.append(media)
+            continue
         parts += [Text("\n")] if parts else []
         parts += [Text(f"{label}<{name}>"), media, Text(f"</{name}>")]
     return tuple(parts)

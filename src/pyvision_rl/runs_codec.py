@@ -229,17 +229,14 @@ def _read_message(line: Json, find: FindMedia) -> Message:
 
 def _reward(reward: Reward) -> Json:
     parts = {name: number(value) for name, value in reward.parts.items()}
-    return {
-        "total": number(reward.total),
-        "parts": parts,
-        "correct": reward.correct,
-        "why": reward.why,
-    }
+    line: Json = {"total": number(reward.total), "parts": parts}
+    line |= {"correct": reward.correct, "why": reward.why}
+    return line | {"rung": reward.rung} if reward.rung else line
 
 
 def _read_reward(line: Json) -> Reward:
     parts: Mapping[str, float] = {name: float(value) for name, value in line["parts"].items()}
-    return Reward(parts, line["correct"], line["why"])
+    return Reward(parts, line["correct"], line["why"], line.get("rung", ""))
 
 
 def _segment(segment: Segment) -> Json:

@@ -272,8 +272,9 @@ def _outcome(saved: SavedRollout) -> dict[str, str]:
         fields["reward"] = "not graded"
     else:
         parts = " + ".join(f"{name} {_value(value)}" for name, value in reward.parts.items())
+        by = f", by {reward.rung}" if reward.rung else ""
         why = f" ({reward.why})" if reward.why else ""
-        fields["correct"] = ("yes" if reward.correct else "no") + why
+        fields["correct"] = ("yes" if reward.correct else "no") + by + why
         fields["reward"] = f"{_value(reward.total)} = {parts}" if parts else _value(reward.total)
     fields["advantage"] = "none" if saved.advantage is None else f"{saved.advantage:+.4f}"
     fields["kept"] = "yes" if saved.kept else f"no: {saved.reason}"

@@ -25,8 +25,8 @@ WITH_FRAMES = ("initial_frames", "frames")
 class VideoPart:
     """The part of a prompt that is about videos."""
 
-    shown: tuple[tuple[str, Media, str], ...]
-    """Name of an image, a frame, and which it is, in words."""
+    shown: tuple[tuple[str, Media, str | None], ...]
+    """Name of an image, a frame, and which it is, in words; None where frames have no labels."""
     videos: Mapping[str, Media]
     """Name -> what the sandbox holds, besides what is shown."""
     facts: tuple[str, ...]
@@ -64,7 +64,7 @@ def video_part(
     """
     bound = config.context != "frames"
     named = {VIDEO_NAME.format(k): video for k, video in enumerate(videos)}
-    shown: list[tuple[str, Media, str]] = []
+    shown: list[tuple[str, Media, str | None]] = []
     facts, sizes = [], []
     for k, (name, video) in enumerate(named.items()):
         called = name if bound else f"video {k}"
@@ -73,7 +73,8 @@ def video_part(
             continue
         frames = decoded(video, spread(video, config), config.frame_pixels)
         names = [image_name.format(num_images + len(shown) + i) for i in range(len(frames))]
-        labels = [f"{called}, frame {f.number}, {_number(f.time_s)} seconds: " for f in frames]
+        said = [f"{called}, frame {f.number}, {_number(f.time_s)} seconds: " for f in frames]
+        labels = said if config.frame_labels else [None] * len(said)
         shown += zip(names, [f.image for f in frames], labels, strict=True)
         span = " to ".join(dict.fromkeys((names[0], names[-1])))
         sizes.append(f"{span}: frames of {called}, {_pixels(frames[0].image)}")

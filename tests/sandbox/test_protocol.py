@@ -10,7 +10,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from semantics_bench import SHORT, SOCKET, Bench
 
@@ -78,7 +78,6 @@ FRAMES = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(FRAMES, max_size=12), st.lists(st.integers(1, 80), max_size=40))
 def test_any_frames_in_any_pieces_are_within_the_caps_or_a_violation(
     frames: list[bytes], cuts: list[int]

@@ -6,7 +6,7 @@ import math
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvision_rl.advantages import Kind, assign, credit
@@ -54,7 +54,6 @@ def test_a_right_answer_with_few_calls_is_punished_by_the_mean_and_not_by_the_bi
     assert credit(rewards, "binary_baseline") == pytest.approx((0.0, 0.4, 0.4, 0.4))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1.0, 1.1, 1.2, 1.4]), min_size=1, max_size=9))
 def test_the_binary_baseline_never_punishes_a_whole_right_answer(rewards: list[float]) -> None:
     found = credit(rewards, "binary_baseline")
@@ -69,7 +68,6 @@ def test_the_binary_baseline_may_punish_a_fractional_score() -> None:
 
 
 @pytest.mark.parametrize("kind", BY_MEAN)
-@settings(deadline=None)
 @given(rewards=st.lists(st.floats(-2, 2), min_size=1, max_size=9))
 def test_advantages_against_a_mean_sum_to_zero_and_keep_the_order(
     kind: Kind, rewards: list[float]
@@ -80,7 +78,6 @@ def test_advantages_against_a_mean_sum_to_zero_and_keep_the_order(
     assert [found[i] for i in ranked] == sorted(found)
 
 
-@settings(deadline=None)
 @given(st.floats(-2, 2), st.integers(1, 9))
 def test_equal_rewards_earn_nothing(reward: float, size: int) -> None:
     for kind in BY_MEAN:

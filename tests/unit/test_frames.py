@@ -80,7 +80,7 @@ def kind(request, tmp_path_factory):
     requests=st.lists(st.lists(st.integers(0, NUM - 1), max_size=6), min_size=1, max_size=4),
     threads=st.sampled_from([1, 1, 2]),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_request_gives_the_frames_that_decoding_everything_gives(kind, requests, threads):
     path, frames = kind
     reader = FrameReader(path, threads=threads)
@@ -242,7 +242,7 @@ def test_nothing_is_decoded_to_count_frames_and_a_broken_one_is_named(tmp_path):
 
 
 @given(place=st.floats(0.05, 0.95), noise=st.binary(min_size=40, max_size=400))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_damage_costs_frames_but_never_ends_badly(tmp_path_factory, place, noise):
     path = written(tmp_path_factory.mktemp("damaged") / "clip.mkv", num=20, **B_FRAMES)
     data = bytearray(path.read_bytes())

@@ -228,9 +228,23 @@ def test_frames_only_leave_the_video_out_of_the_sandbox(film: Media) -> None:
     assert "decord" not in text
 
 
+def test_frames_without_labels_stand_bare_and_in_order(film: Media) -> None:
+    config = PromptsConfig(context="frames", num_frames=2, frame_labels=False)
+    prompt = PromptBuilder(config).prompt(TaskInput("t", "q", (A, film)))
+    first, second = (prompt.bindings[name] for name in FRAMES)
+    text = shown(prompt)
+    assert text.startswith(
+        f"<image_clue_0>[a]</image_clue_0>[{first.sha256}][{second.sha256}]\n\nq\n"
+    )
+    assert "labelled" not in text
+    # They are images of the sandbox all the same, and said to be.
+    assert "image_clue_1 to image_clue_2: frames of video 0, 64 x 48 pixels" in text
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
+        ({"frame_labels": False}, "frame_labels is for context initial_frames and frames only"),
         ({"context": "frames"}, "context frames wants one of num_frames and frames_fps"),
         (
             {"context": "initial_frames", "num_frames": 4, "frames_fps": 1},
@@ -305,7 +319,7 @@ def test_frames_that_no_model_takes_are_refused(tmp_path: Path) -> None:
         PromptBuilder(PromptsConfig(context="frames", num_frames=1)).prompt(task)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     media=st.lists(st.sampled_from("iv"), max_size=4),
     context=st.sampled_from(["on_demand", "runtime", "initial_frames", "frames"]),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
@@ -118,7 +118,6 @@ def test_a_call_that_failed_before_is_paid_when_it_works() -> None:
     assert tool_use(again, paid_calls="distinct") == pytest.approx(0.2)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

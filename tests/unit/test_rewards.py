@@ -269,6 +269,7 @@ def test_only_the_final_answer_is_read() -> None:
 def test_the_grade_says_how_it_was_decided() -> None:
     assert reward(episode("7.0")).why == "same integer"
     assert reward(episode("about 7")).why == "not the same integer"
+    assert {reward(episode(answer)).rung for answer in ("7", "8", None)} == {"rule"}
 
 
 def test_grading_leaves_the_rest_of_the_trajectory_alone() -> None:

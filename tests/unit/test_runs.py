@@ -128,7 +128,7 @@ def saved_rollouts(draw: st.DrawFn) -> SavedRollout:
     media = tuple(draw(st.lists(MEDIA, max_size=2)))
     public = TaskInput(draw(TEXTS), draw(TEXTS), media, draw(TEXTS), draw(TEXTS))
     end = draw(st.sampled_from(EndReason))
-    rewards = st.builds(Reward, st.dictionaries(TEXTS, FLOATS), st.booleans(), TEXTS)
+    rewards = st.builds(Reward, st.dictionaries(TEXTS, FLOATS), st.booleans(), TEXTS, TEXTS)
     trajectory = Trajectory(
         task_id=public.id,
         rollout=draw(COUNTS),
@@ -198,6 +198,13 @@ def test_a_trajectory_comes_back_equal_from_json(saved: SavedRollout) -> None:
     line = json.dumps(encode(saved), allow_nan=False)
     assert "\n" not in line
     assert decode(json.loads(line)) == saved
+
+
+def test_a_reward_of_a_run_that_kept_no_rung_is_read_as_before() -> None:
+    task, trajectory = episode()
+    line = encode(SavedRollout(task, trajectory))
+    assert "rung" not in line["reward"]
+    assert decode(line).trajectory == trajectory
 
 
 def test_an_execution_of_a_run_that_kept_no_order_is_read_as_before() -> None:

@@ -393,7 +393,6 @@ def test_nothing_is_lost_in_any_step_under_any_options(
     assert max(used.values(), default=1) == 1, "a trajectory was trained on twice"
 
 
-@settings(deadline=None)
 @given(_rows, _configs, st.randoms(use_true_random=False))
 def test_the_order_of_generation_matters_to_nothing_but_an_unranked_cut(
     rows: list[tuple[list[float | None], EndReason]], config: SelectionConfig, random: Any
@@ -410,7 +409,6 @@ def test_the_order_of_generation_matters_to_nothing_but_an_unranked_cut(
     assert filtered[0] == filtered[1]
 
 
-@settings(deadline=None)
 @given(_rows, _configs.filter(lambda c: c.rank_unit == "group"))
 def test_groups_stay_whole_and_as_many_are_used_as_there_are(
     rows: list[tuple[list[float | None], EndReason]], config: SelectionConfig

@@ -66,7 +66,7 @@ def episode(**turn: object) -> SavedRollout:
         turns=(replace(first, **turn), second, third),  # type: ignore[arg-type]
         end=EndReason.ANSWERED,
         answer="7",
-        reward=Reward({"accuracy": 1.0, "tool_use": 0.1}, True, "equal integers"),
+        reward=Reward({"accuracy": 1.0, "tool_use": 0.1}, True, "equal integers", "rule"),
     )
     return SavedRollout(task, trajectory, 0.375, "surplus", 3)
 
@@ -99,7 +99,8 @@ def test_a_trajectory_is_shown_whole() -> None:
         *("needle-7", "rollout 2", "step 3", "hard", "Which digit?", "112×100 media/cdcdcdcdcdcd"),
         *("I look closer.", "41 tokens", "stop_string", "size (32, 24)", "32×24 media/abababab"),
         *("execution: killed", "stopped after 30 s", "variables lost", "while 1: pass"),
-        *("1.1 = accuracy 1 + tool_use 0.1", "equal integers", "+0.3750", "no: surplus"),
+        *("1.1 = accuracy 1 + tool_use 0.1", "+0.3750", "no: surplus"),
+        "yes, by rule (equal integers)",
     ):
         assert piece in shown, piece
 

@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -74,7 +74,6 @@ def test_groups_shuffled_by_hand() -> None:
     assert (lone.p, lone.smallest_p) == (0.25, 0.25)
 
 
-@settings(deadline=None)
 @given(NUMBERS)
 def test_exact_sign_flips_agree_with_scipy(values: list[float]) -> None:
     array = np.array(values)
@@ -87,7 +86,6 @@ def test_exact_sign_flips_agree_with_scipy(values: list[float]) -> None:
     assert found.p == pytest.approx(theirs.pvalue)
 
 
-@settings(deadline=None)
 @given(NUMBERS, NUMBERS)
 def test_exact_shuffles_agree_with_scipy(first: list[float], second: list[float]) -> None:
     a, b = np.array(first), np.array(second)

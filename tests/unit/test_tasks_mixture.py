@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvision_rl.assemble import build_tasks
@@ -58,7 +58,6 @@ def test_a_set_that_runs_out_begins_again_under_new_ids() -> None:
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=4))
 def test_every_task_is_there_ids_are_unique_and_shares_are_exact(
     rows: list[tuple[int, int]],

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -105,7 +105,6 @@ def test_without_a_cap_the_stream_is_the_seeded_order() -> None:
     assert [t.id for t in plain.take(20)] == [t.id for t in capped.take(20)]
 
 
-@settings(deadline=None)
 @given(
     st.text(st.sampled_from("vwi!"), min_size=1, max_size=12).filter(lambda t: set(t) != {"!"}),
     st.integers(1, 3),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvision_rl.config import TrainConfig
@@ -89,7 +89,6 @@ def members(groups: list[int]) -> list[Scored]:
     ]
 
 
-@settings(deadline=None)
 @given(
     groups=st.lists(st.integers(1, 4), max_size=12),
     count=st.integers(1, 6),

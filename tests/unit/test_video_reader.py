@@ -77,7 +77,7 @@ def test_several_frames_are_read_at_once(reader, frames, index):
 
 
 @given(indices=st.lists(st.integers(-NUM, NUM - 1), max_size=8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_batch_is_in_the_order_asked_for(path, frames, indices):
     reader = video.VideoReader(str(path))
     want = frames[np.array(indices, int)]

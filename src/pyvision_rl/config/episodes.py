@@ -43,10 +43,14 @@ class PromptsConfig(Section):
     """Of each video, with ``frames_fps``."""
     frame_pixels: int | None = Field(None, gt=0)
     """Most pixels of a frame in the context, by scaling it; None leaves its size."""
+    frame_labels: bool = True
+    """Whether each frame stands between tags of its name, after its number and time. False: frames
+    stand bare, one after the other, as most models are given a video."""
 
     @model_validator(mode="after")
     def _check_frames(self) -> PromptsConfig:
         given = [n for n in ("num_frames", "frames_fps", "frame_pixels") if getattr(self, n)]
+        given += [] if self.frame_labels else ["frame_labels"]
         if self.context not in ("initial_frames", "frames"):
             if given:
                 raise ValueError(f"{given[0]} is for context initial_frames and frames only")

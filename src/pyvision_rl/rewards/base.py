@@ -22,6 +22,8 @@ class Grade:
     """In [0, 1]."""
     correct: bool
     why: str = ""
+    rung: str = ""
+    """What decided it: rule, maths, judge, ``suite:<protocol>``."""
 
 
 class Grader(Protocol):

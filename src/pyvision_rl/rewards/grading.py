@@ -58,7 +58,8 @@ class Rewarder:
             return replace(trajectory, reward=None, error=f"grading failed: {error}")
         calls = num_paid_calls(trajectory, self._config) if _pays(grade, self._config) else 0
         parts = {"accuracy": grade.score, "tool_use": self._config.tool_use_per_call * calls}
-        return replace(trajectory, reward=Reward(parts, grade.correct, grade.why), error="")
+        reward = Reward(parts, grade.correct, grade.why, grade.rung)
+        return replace(trajectory, reward=reward, error="")
 
     def check(self, sources: Callable[[], frozenset[str]]) -> None:
         """Raise ConfigError if the grader is not ready for tasks of these data sources."""

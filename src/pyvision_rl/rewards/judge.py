@@ -158,23 +158,24 @@ class JudgeGrader:
         """
         answer, gold, config = trajectory.answer, task.gold, self._judge.config
         if answer is None:
-            return Grade(0.0, False, "no answer")
+            return Grade(0.0, False, "no answer", "rule")
         if config.rules_first:
             found = match(answer, gold.answer, gold.answer_type)
             chosen = same_choice(answer, gold.answer, task.input.question)
             if found.correct or chosen:
                 self._judge.counts["rules"] += 1
                 why = found.why if found.correct else "same choice"
-                return Grade(1.0, True, f"rule: {why}")
+                return Grade(1.0, True, f"rule: {why}", "rule")
         if len(answer) > config.max_answer_chars:
-            return Grade(0.0, False, f"answer is longer than {config.max_answer_chars} characters")
+            why = f"answer is longer than {config.max_answer_chars} characters"
+            return Grade(0.0, False, why, "rule")
         # A lone colon has fooled judges (arXiv 2507.08794).
         if _says_something(gold.answer) and not _says_something(answer):
-            return Grade(0.0, False, "answer holds no word, number or sign")
+            return Grade(0.0, False, "answer holds no word, number or sign", "rule")
         case = {"question": task.input.question, "reference": gold.answer, "answer": answer}
         right = await self._judge.ask(messages(self._domain, **case), case)
         said = "right" if right else "wrong"
-        return Grade(float(right), right, f"judge {config.model}: {said}")
+        return Grade(float(right), right, f"judge {config.model}: {said}", "judge")
 
     def check(self, sources: Callable[[], frozenset[str]]) -> None:
         """Raise ConfigError if the judge's key is not there; any data source will do."""

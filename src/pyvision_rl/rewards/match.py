@@ -41,7 +41,7 @@ class MatchGrader:
     async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
         """Return 1 for an answer equal to the reference, else 0."""
         if trajectory.answer is None:
-            return Grade(0.0, False, "no answer")
+            return Grade(0.0, False, "no answer", "rule")
         gold = task.gold
         found = match(
             trajectory.answer,
@@ -54,5 +54,5 @@ class MatchGrader:
             from pyvision_rl.rewards.choices import same_choice
 
             if same_choice(trajectory.answer, gold.answer, task.input.question):
-                return Grade(1.0, True, "same choice")
-        return Grade(float(found.correct), found.correct, found.why)
+                return Grade(1.0, True, "same choice", "rule")
+        return Grade(float(found.correct), found.correct, found.why, "rule")

@@ -73,13 +73,13 @@ class RelativeAccuracyGrader:
         if isinstance(gold, str):
             raise RewardError(f"reference {task.gold.answer!r:.80}: {gold}")
         if trajectory.answer is None:
-            return Grade(0.0, False, "no answer")
+            return Grade(0.0, False, "no answer", "rule")
         number = read_number(trajectory.answer)
         if isinstance(number, str):
-            return Grade(0.0, False, number)
+            return Grade(0.0, False, number, "rule")
         score = relative_accuracy(number, gold, inclusive=self._options.rule == "official")
         why = "exact" if number == gold else f"off by {_percent(number, gold)}"
-        return Grade(score, score >= self._options.correct_from, why)
+        return Grade(score, score >= self._options.correct_from, why, "rule")
 
 
 def relative_accuracy(answer: Fraction, gold: Fraction, *, inclusive: bool = False) -> float:

@@ -16,6 +16,7 @@ from string import ascii_uppercase
 from pyvision_rl.errors import TaskError
 from pyvision_rl.rewards.answers import match, normalise, option_letter
 from pyvision_rl.rewards.base import Grade
+from pyvision_rl.types import Task
 
 _MARK = re.compile(r"\(([A-Z])\)[ \t]*")
 
@@ -31,6 +32,12 @@ class Choices:
     def __post_init__(self) -> None:
         if self.letter not in letters(self.options):
             raise TaskError(f"answer {self.letter!r:.40} is none of {len(self.options)} options")
+
+
+def asked(task: Task) -> tuple[tuple[str, ...], str]:
+    """Return the options of a task in the order asked, and the gold letter."""
+    options = task.gold.facts.get("options")
+    return (options if isinstance(options, tuple) else ()), task.gold.answer
 
 
 def letters(options: Sequence[str]) -> str:

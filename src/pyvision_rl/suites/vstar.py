@@ -12,7 +12,7 @@ scorer that asks it so finds "A" right 191 times.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,7 @@ class VStar:
     """The suite ``vstar``."""
 
     name = "vstar"
-    protocols = {
+    protocols: Mapping[str, Settings] = {
         "pyvision": OURS,
         "official": Settings("The data set's own prompt; the answer must be the letter."),
         "vlmevalkit": VLMEVALKIT,
@@ -110,8 +110,7 @@ class VStar:
 
     def score(self, task: Task, final: Final, protocol: str) -> Grade | Undecided:
         """Return 1 for the right option, else 0."""
-        facts = task.gold.facts
-        options, gold = facts["options"], facts["letter"]
+        options, gold = choices.asked(task)
         match protocol_name(self, protocol):
             case "vlmevalkit":
                 return choices.kit_grade(kit_choices.vlmevalkit(final.said, options), gold)

@@ -275,6 +275,9 @@ class Reward:
     correct: bool
     why: str = ""
     """How accuracy was decided, in a few words."""
+    rung: str = ""
+    """What decided it: rule, maths, judge, ``suite:<protocol>``; empty where a grader of your own
+    does not say."""
 
     @property
     def total(self) -> float:

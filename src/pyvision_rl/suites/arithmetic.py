@@ -52,6 +52,16 @@ def without_degrees(text: str) -> str:
     return _DEGREES.sub("", bare)
 
 
+def members(text: str) -> list[float]:
+    """Return the values of a list in brackets, such as ``(4, 3)``; empty for everything else."""
+    bare = _plain(text)
+    if len(bare) < 2 or bare[0] + bare[-1] not in ("()", "[]"):
+        return []
+    found = [value(part) for part in bare[1:-1].split(",")]
+    numbers = [number for number in found if number is not None]
+    return numbers if len(numbers) == len(found) > 1 else []
+
+
 def close(first: float, second: float) -> bool:
     """Return whether two values are the same number, but for the last bits of their floats."""
     return math.isclose(first, second, rel_tol=1e-9, abs_tol=1e-12)
@@ -142,15 +152,11 @@ class _Reader:
 
     def _run(self) -> float:
         """Factors side by side."""
-        before = self._peek()
         number = self._power()
         while self._starts():
-            token = self._peek()
-            assert token is not None
-            last_is_number = before is not None and before.kind == "number"
-            if token.kind == "number" or (last_is_number and token.text == "frac"):
+            last, token = self._tokens[self._next - 1], self._tokens[self._next]
+            if last.kind == "number" and (token.kind == "number" or token.text == "frac"):
                 raise _UnreadableError  # Two numbers, or a mixed one.
-            before = token
             number *= self._power()
         return number
 

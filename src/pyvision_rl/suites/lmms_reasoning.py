@@ -1,8 +1,8 @@
 """How lmms-eval's "reasoning" tasks score an answer, as far as rules go.
 
 In: what an episode ended with, and the reference. Out: a ``Grade``, or ``Undecided`` where that kit
-asks math-verify. Its rules are kept with their faults, for ``lmms-eval`` protocols only: a reference
-whose text shows a capital A to H counts as an option, so that "Brown" equals "Blue".
+asks math-verify. Its rules are kept with their faults, for ``lmms-eval`` protocols only: a
+reference that shows a capital A to H counts as an option, so that "Brown" equals "Blue".
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ TABLE: dict[str, str] = {
     "relative_accuracy": "pyvision_rl.rewards.relative_accuracy:RelativeAccuracyGrader",
     "judge": "pyvision_rl.rewards.judge:JudgeGrader",
     "route": "pyvision_rl.rewards.route:RouteGrader",
+    "suite": "pyvision_rl.suites.grading:SuiteGrader",
 }
 """Short name -> ``module:Class`` of a ``Grader``; built with a ``RewardsConfig``."""
 

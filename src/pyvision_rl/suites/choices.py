@@ -16,7 +16,7 @@ from string import ascii_uppercase
 from pyvision_rl.errors import TaskError
 from pyvision_rl.rewards.answers import match, normalise, option_letter
 from pyvision_rl.rewards.base import Grade
-from pyvision_rl.types import Task
+from pyvision_rl.types import Fact, Task
 
 _MARK = re.compile(r"\(([A-Z])\)[ \t]*")
 
@@ -32,6 +32,11 @@ class Choices:
     def __post_init__(self) -> None:
         if self.letter not in letters(self.options):
             raise TaskError(f"answer {self.letter!r:.40} is none of {len(self.options)} options")
+
+    @property
+    def facts(self) -> dict[str, Fact]:
+        """What a scorer keeps of them: ``options`` and ``letter``."""
+        return {"options": self.options, "letter": self.letter}
 
 
 def asked(task: Task) -> tuple[tuple[str, ...], str]:
@@ -89,7 +94,9 @@ def chosen(answer: str, options: Sequence[str]) -> str | None:
         return None if text in bare and text != meant else said.upper()
     if any(option_letter(option)[0] for option in bare):
         return None  # Where an option says a letter, nobody knows which of the two is meant.
-    found = [name for name, option in zip(names, bare, strict=True) if match(answer, option).correct]
+    found = [
+        name for name, option in zip(names, bare, strict=True) if match(answer, option).correct
+    ]
     return found[0] if len(found) == 1 else None
 
 

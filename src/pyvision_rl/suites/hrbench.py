@@ -57,7 +57,7 @@ class HRBench:
         """Return the questions of the file, every option order an item (see ``Suite.tasks``)."""
         protocol = protocol_name(self, protocol)
         table = open_table(self._file(path), media=("image",))
-        table.need(*_COLUMNS)
+        table.need(*_COLUMNS, where=WHERE)
         pictures = Pictures(table, "image")
         items = []
         for number, row in enumerate(table.rows):
@@ -70,8 +70,7 @@ class HRBench:
             shown = choices.drawn(given, shuffle, str(row["index"]))
             text = _worded(str(row["question"]), shown.options, protocol)
             category, cycle = str(row["category"]), str(row["cycle_category"])
-            facts = {"options": shown.options, "letter": shown.letter, "cycle": cycle}
-            gold = Gold(shown.letter, "letter", facts)
+            gold = Gold(shown.letter, "letter", {**shown.facts, "cycle": cycle})
             load = partial(pictures.media, number)
             items.append(Item(str(row["index"]), text, gold, category, load))
         return Items(self.name, items, dropped=len(table.rows) - len(items))

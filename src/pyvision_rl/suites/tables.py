@@ -36,8 +36,12 @@ class Table:
     read: Callable[[int, str], Any]
     """(row from 0, media column) -> its value; raises TaskError."""
 
-    def need(self, *columns: str) -> None:
+    def need(self, *columns: str, where: str = "") -> None:
         """Check that the columns are there.
+
+        Args:
+            columns: Their names.
+            where: Which file to get, for the error.
 
         Raises:
             TaskError: One is not.
@@ -45,7 +49,7 @@ class Table:
         if lost := [name for name in columns if name not in self.columns]:
             raise TaskError(
                 f"{self.name}: has no column {', '.join(map(repr, lost))}; "
-                f"its columns: {', '.join(self.columns)}"
+                f"its columns: {', '.join(self.columns)}{where and f'; {where}'}"
             )
 
 
@@ -188,8 +192,10 @@ def _hub(path: Path, media: Collection[str]) -> Table:
             f"pip install datasets, or download {owner}/{repository} and give its file as path"
         ) from error
     try:
-        found = datasets.load_dataset(f"{owner}/{repository}", subset or None, split=split or "test")
-    except Exception as error:  # noqa: BLE001 (the hub's client raises any type)
+        found = datasets.load_dataset(
+            f"{owner}/{repository}", subset or None, split=split or "test"
+        )
+    except Exception as error:  # The hub's client raises any type.
         raise ConfigError(
             f"path = {str(path)!r} could not be loaded ({error}); without a connection, download "
             f"{owner}/{repository} elsewhere and give its file as path"

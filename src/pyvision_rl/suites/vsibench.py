@@ -43,7 +43,7 @@ from pyvision_rl.suites.first_number import first_number
 from pyvision_rl.suites.protocols import LMMS_EVAL, OURS, paper
 from pyvision_rl.suites.tables import Row, is_hub, open_table
 from pyvision_rl.tasks.base import TaskSet
-from pyvision_rl.types import Gold, Media, Task
+from pyvision_rl.types import Fact, Gold, Media, Task
 from pyvision_rl.video import file_video, require_av
 
 NUM_ITEMS = 5_130
@@ -79,6 +79,7 @@ PARTS = ("debiased", "pruned")
 CORRECT_FROM = 0.5
 """MRA from which a number counts as correct, as the authors' code of PyVision-RL has it."""
 
+_COLUMNS = ("id", "dataset", "scene_name", "question_type", "question", "ground_truth")
 _FILES = ("test.parquet", "test.jsonl", "*.parquet", "*.jsonl")
 _FRAMES = "These are frames of a video."
 _PHRASE = "Please answer the question using a single word or phrase."
@@ -110,9 +111,7 @@ class VSIBench:
         path, part = _part(path)
         file = self._file(path)
         table = open_table(file, media=())
-        table.need("id", "dataset", "scene_name", "question_type", "question", "ground_truth")
-        if part:
-            table.need("pruned")
+        table.need(*_COLUMNS, *(["pruned"] if part else []), where=WHERE)
         if not is_hub(file):
             require_av(f"{file}: a video")
         items = []
@@ -186,12 +185,12 @@ def _of_part(item: Item, part: str) -> Item:
 def _item(row: Row, protocol: str, shuffle: int | None, folder: Path) -> Item:
     kind, name = str(row["question_type"]), str(row["id"])
     answer = str(row["ground_truth"]).strip()
-    facts: dict[str, str | tuple[str, ...]] = {"question_type": kind}
+    facts: dict[str, Fact] = {"question_type": kind}
     options: tuple[str, ...] = ()
     if kind in LETTER_TYPES:
         shown = choices.drawn(_choices(row, answer), shuffle, name)
         options, answer = shown.options, shown.letter
-        facts |= {"options": options, "letter": answer}
+        facts |= shown.facts
     elif kind not in NUMBER_TYPES:
         raise TaskError(f"question_type {kind!r} is not known")
     elif isinstance(why := read_number(answer), str):
@@ -221,7 +220,7 @@ def _video(folder: Path, name: str) -> tuple[Media, ...]:
 def _worded(question: str, options: tuple[str, ...], protocol: str) -> str:
     if protocol in ("official", "lmms-eval"):
         if options:
-            listed = f"Options:\n{prompts.lines(options)}"
+            listed = f"Options:\n{choices.lines(options)}"
             return "\n".join((_FRAMES, question, listed, prompts.LETTER_DIRECTLY))
         return "\n".join((_FRAMES, question, _PHRASE))
     return prompts.listed(question, options, prompts.LETTER if options else prompts.NUMBER)

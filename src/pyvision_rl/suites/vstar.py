@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pyvision_rl.errors import TaskError
 from pyvision_rl.rewards.base import Grade
@@ -33,7 +32,7 @@ from pyvision_rl.suites.base import (
 )
 from pyvision_rl.suites.files import Pictures, data_file
 from pyvision_rl.suites.protocols import LMMS_EVAL, OURS, VLMEVALKIT, paper
-from pyvision_rl.suites.tables import Table, is_hub, open_table
+from pyvision_rl.suites.tables import Row, Table, is_hub, open_table
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.types import Gold, Task
 
@@ -44,6 +43,8 @@ WHERE = (
     "picture folders beside it), the Parquet file of lmms-lab-encoder/vstar-bench, or "
     "VStarBench.tsv of xjtupanda/VStar_Bench"
 )
+_COLUMNS = ("image", "text", "category", "label", "question_id")
+_TSV_COLUMNS = ("index", "image", "question", "A", "B", "answer", "category")
 _FILES = ("test_questions.jsonl", "*.jsonl", "*.parquet", "VStarBench.tsv", "*.tsv")
 
 # lmms-eval's rules, in the order in which they are tried, for a text in capitals.
@@ -87,6 +88,8 @@ class VStar:
         """Return the questions of the file (see ``Suite.tasks``)."""
         protocol = protocol_name(self, protocol)
         table = open_table(self._file(path), media=("image",))
+        columns = _COLUMNS if "text" in table.columns else _TSV_COLUMNS
+        table.need(*columns, where=WHERE)
         pictures = Pictures(table, "image")
         items = []
         for number, row in enumerate(table.rows):
@@ -97,8 +100,7 @@ class VStar:
             except TaskError as error:
                 raise TaskError(f"{table.name}: row {number + 1}: {error}") from error
             shown = choices.drawn(asked.choices, shuffle, asked.id)
-            facts = {"options": shown.options, "letter": shown.letter, "category": asked.category}
-            gold = Gold(shown.letter, "letter", facts)
+            gold = Gold(shown.letter, "letter", shown.facts)
             text = _worded(asked, shown.options, protocol)
             load = partial(pictures.media, number)
             items.append(Item(asked.id, text, gold, asked.category, load))
@@ -134,16 +136,14 @@ class VStar:
         return data_file(path, _FILES, WHERE)
 
 
-def _question(table: Table, row: Any) -> _Question:
+def _question(table: Table, row: Row) -> _Question:
     """One row of a TSV, or of the data set's own columns."""
     if "text" not in table.columns:
-        table.need("index", "image", "question", "A", "B", "answer", "category")
         options = tuple(o for letter in "ABCD" if (o := (row.get(letter) or "").strip()))
         found = choices.Choices(options, str(row["answer"]).strip().upper())
         category = str(row["category"])
         name = f"{category}/{row['index']}"
         return _Question(name, str(row["question"]).strip(), "", category, found)
-    table.need("image", "text", "category", "label", "question_id")
     text = str(row["text"])
     question, options, _ = choices.split(text)
     found = choices.Choices(options, str(row["label"]).strip().upper())
@@ -160,7 +160,7 @@ def _worded(asked: _Question, options: tuple[str, ...], protocol: str) -> str:
         case "official":
             if asked.text and options == asked.choices.options:
                 return asked.text
-            marked = (f"({o[0]}) {o[3:]}" for o in prompts.lines(options).splitlines())
+            marked = (f"({o[0]}) {o[3:]}" for o in choices.lines(options).splitlines())
             return "\n".join((asked.question, *marked, prompts.LETTER_DIRECTLY))
         case _:
             return prompts.listed(asked.question, options, prompts.LETTER)

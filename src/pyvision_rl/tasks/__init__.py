@@ -6,5 +6,6 @@ TABLE: dict[str, str] = {
     "mixture": "pyvision_rl.tasks.mixture:MixtureTasks",
     "needle": "pyvision_rl.tasks.needle:NeedleTasks",
     "clips": "pyvision_rl.tasks.clips:ClipsTasks",
+    "suite": "pyvision_rl.suites.task_set:SuiteTasks",
 }
 """Short name -> ``module:Class``; built with a ``TasksConfig``."""

@@ -1,0 +1,82 @@
+"""A benchmark's scorer as a grader: ``[rewards] name = "suite"``.
+
+In: a task of the suite and a trajectory. Out: the ``Grade`` of the protocol's rules. What they
+leave undecided goes to the judge of ``[rewards.judge]`` if one is named there; else it stays
+ungraded, with the reason. Reads no file: what scoring needs is in the task's facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pyvision_rl.config import RewardsConfig
+from pyvision_rl.errors import ConfigError, RewardError
+from pyvision_rl.registry import parse_options
+from pyvision_rl.rewards.base import Grade
+from pyvision_rl.rewards.judge import JudgeGrader
+from pyvision_rl.suites.base import Undecided, final_of
+from pyvision_rl.suites.task_set import Options, chosen
+from pyvision_rl.types import Task, Trajectory
+
+
+class SuiteGrader:
+    """Grades by the rules of one suite and protocol."""
+
+    def __init__(self, config: RewardsConfig) -> None:
+        """Check the options; connects to nothing.
+
+        Raises:
+            ConfigError: An option is wrong, or the judge's section is.
+        """
+        options = parse_options(Options, config.options, "rewards.options")
+        self._suite, self._protocol = chosen(options, "rewards.options")
+        asked = bool(config.judge.url and config.judge.model)
+        self._judge = JudgeGrader(config.model_copy(update={"options": {}})) if asked else None
+        self._undecided = 0
+
+    async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
+        """Return the grade; an episode without an answer is scored by the protocol's rules too.
+
+        Raises:
+            RewardError: The task is of another suite; or only a judge can tell, and there is none
+                or it gave no verdict.
+        """
+        if task.input.data_source != self._suite.name:
+            raise RewardError(
+                f"suite {self._suite.name!r} cannot score a task of {task.input.data_source!r}"
+            )
+        scored = self._suite.score(task, final_of(trajectory), self._protocol)
+        if isinstance(scored, Grade):
+            return replace(scored, rung=f"suite:{self._protocol}")
+        return await self._ask(task, trajectory, scored)
+
+    def check(self, sources: Callable[[], frozenset[str]]) -> None:
+        """Check that the tasks are the suite's own, and that the judge is ready.
+
+        Raises:
+            ConfigError: They are not, or it is not.
+        """
+        if other := sorted(sources() - {self._suite.name}):
+            raise ConfigError(
+                f"rewards.options.suite = {self._suite.name!r} cannot score tasks of "
+                f"{', '.join(map(repr, other))}"
+            )
+        if self._judge is not None:
+            self._judge.check(sources)
+
+    def stats(self) -> dict[str, float]:
+        """Return how many answers the rules left undecided, and the judge's numbers."""
+        judged = {} if self._judge is None else self._judge.stats()
+        return {"suite_undecided": float(self._undecided), **judged}
+
+    async def close(self) -> None:
+        """Close the judge. Idempotent."""
+        if self._judge is not None:
+            await self._judge.close()
+
+    async def _ask(self, task: Task, trajectory: Trajectory, undecided: Undecided) -> Grade:
+        self._undecided += 1
+        if self._judge is None:
+            raise RewardError(f"undecided by the rules ({undecided.why}), and no rewards.judge")
+        return await self._judge(task, trajectory)

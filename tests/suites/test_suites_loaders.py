@@ -1,0 +1,364 @@
+"""Published file formats become tasks; what is missing or malformed is said exactly."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import sys
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from pyvision_rl.errors import ConfigError, TaskError
+from pyvision_rl.suites import TABLE, tables
+from pyvision_rl.suites.base import Item, Items, protocol_name, settings_of
+from pyvision_rl.suites.choices import Choices, drawn, split
+from pyvision_rl.suites.files import digests, picture
+from pyvision_rl.suites.hrbench import HRBench
+from pyvision_rl.suites.task_set import find_suite
+from pyvision_rl.suites.tirbench import TIRBench
+from pyvision_rl.suites.tirbench_rules import TASKS
+from pyvision_rl.suites.vsibench import LETTER_TYPES, NUMBER_TYPES, VSIBench
+from pyvision_rl.suites.vstar import VStar
+from pyvision_rl.types import Gold
+from tests.suites import minis
+
+MINE = ("vstar", "hrbench", "tirbench", "vsibench")
+
+
+def listed(tasks):
+    return [tasks[i] for i in range(len(tasks))]
+
+
+def test_miniatures_have_the_published_columns(tmp_path):
+    # As the data sets' own loaders and scorers name them.
+    rows = minis.vstar_rows()
+    assert list(rows[0]) == ["image", "text", "category", "label", "question_id"]
+    with minis.vstar_tsv(tmp_path / "v.tsv").open() as file:
+        header = file.readline().split()
+    assert header == ["index", "image", "question", "A", "B", "C", "D", "answer", "category"]
+    with minis.hrbench_tsv(tmp_path / "h.tsv").open() as file:
+        header = file.readline().split()
+    columns = "index question A B C D answer category cycle_category image"
+    assert header == columns.split()
+    rows = minis.vsibench_rows()
+    columns = "id dataset scene_name question_type question ground_truth options"
+    assert list(rows[0]) == columns.split()
+    assert {r["question_type"] for r in rows} == {*LETTER_TYPES, *NUMBER_TYPES}
+    rows = minis.tirbench_rows()
+    assert list(rows[0])[:5] == ["question_id", "task", "prompt", "answer", "image_1"]
+    assert {r["task"] for r in rows} == set(TASKS)
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_every_protocol_says_where_it_comes_from(name):
+    suite = find_suite(name)
+    assert suite.name == name
+    assert next(iter(suite.protocols)) == "pyvision"
+    for protocol, settings in suite.protocols.items():
+        assert settings.source.endswith((".", "')."))
+        assert settings.second_hand is (protocol == "paper")
+    assert protocol_name(suite) == "pyvision"
+    with pytest.raises(ConfigError, match=r"'papper'.*did you mean 'paper'.*known: pyvision"):
+        protocol_name(suite, "papper")
+
+
+def test_the_paper_asks_for_its_own_sampling():
+    paper = settings_of(VStar(), "paper")
+    assert (paper.samples, paper.temperature, paper.max_turns) == (32, 0.01, 30)
+    assert (paper.min_pixels, paper.max_pixels, paper.max_context_tokens) == (3136, 2000000, 32768)
+    assert settings_of(HRBench(), "paper").top_k == 20
+    assert settings_of(TIRBench(), "paper").temperature == 0.5
+    assert settings_of(VSIBench(), "paper").temperature == 0.01
+
+
+VSTAR_FILES = {
+    "folder": minis.vstar_folder,
+    "parquet": lambda folder: minis.vstar_parquet(folder / "test.parquet"),
+    "tsv": lambda folder: minis.vstar_tsv(folder / "VStarBench.tsv"),
+}
+
+
+@pytest.mark.parametrize("kind", VSTAR_FILES)
+def test_vstar_is_the_same_in_every_format(tmp_path, kind):
+    tasks = listed(VStar().tasks(VSTAR_FILES[kind](tmp_path), "pyvision"))
+    assert [t.gold.answer for t in tasks] == ["B", "D", "A", "B", "A"]
+    assert tasks[0].input.question == (
+        "What is the color of the cup?\nA. red\nB. white\nC. green\nD. blue\n"
+        "Answer with the letter of one option."
+    )
+    assert tasks[3].gold.facts["options"] == ("left", "right")
+    assert tasks[3].input.category == "relative_position"
+    assert tasks[0].id == "direct_attributes/0"
+    assert {t.input.data_source for t in tasks} == {"vstar"}
+    assert all(t.input.media[0].kind == "image" for t in tasks)
+
+
+def test_vstar_prompts_are_each_protocols_own(tmp_path):
+    path = minis.vstar_folder(tmp_path)
+    official = VStar().tasks(path, "official")[3].input.question
+    assert official == minis.vstar_rows()[3]["text"]
+    shuffled = VStar().tasks(path, "official", shuffle=3)[3].input.question
+    assert shuffled.startswith("Is the cup left or right of the spoon?\n(A) ")
+    assert shuffled.endswith(f"\n{minis.LETTER}")
+    # As VLMEvalKit's build_prompt joins it; worked by hand.
+    assert VStar().tasks(path, "vlmevalkit")[3].input.question == (
+        "Question: Is the cup left or right of the spoon?\nOptions:\nA. left\nB. right\n"
+        "Please select the correct answer from the options above. \n"
+    )
+
+
+def test_a_short_picture_names_the_row_that_has_it(tmp_path):
+    tasks = listed(VStar().tasks(minis.vstar_tsv(tmp_path / "v.tsv"), ""))
+    assert tasks[1].input.media == tasks[2].input.media
+    assert tasks[0].input.media != tasks[1].input.media
+    broken = (tmp_path / "v.tsv").read_text().replace("\n2\t1\t", "\n2\t77\t")
+    (tmp_path / "w.tsv").write_text(broken)
+    with pytest.raises(TaskError, match="row 3 shares the picture of row '77', which has none"):
+        VStar().tasks(tmp_path / "w.tsv", "")
+
+
+def test_rows_without_a_picture_are_left_out_and_counted(tmp_path, caplog):
+    row = ("9", "", "Which?", "a", "b", "", "", "A", "direct_attributes")
+    full = ("8", minis.as_base64(minis.drawn(1)), "Which?", "a", "b", "", "", "A", "x")
+    path = minis.write_tsv(tmp_path / "v.tsv", minis.VSTAR_TSV_COLUMNS, [row, full])
+    tasks = VStar().tasks(path, "")
+    assert (len(tasks), tasks.num_dropped) == (1, 1)
+    assert "1 rows without a picture are left out" in caplog.text
+
+
+def test_fields_may_be_long_quoted_and_hold_newlines(tmp_path):
+    # A drawn picture of this size is about 300,000 base64 characters, above csv's own limit.
+    noise = Image.effect_noise((600, 400), 90).convert("RGB")
+    text = minis.as_base64(noise)
+    assert len(text) > 131_072
+    question = 'What\tis "this"?\nSay it.'
+    values = (0, question, "a", "b", "", "", "B", "single", "0", text)
+    after = (1, "And this?", "a", "b", "", "", "A", "single", "1", "0")
+    path = minis.write_tsv(tmp_path / "h.tsv", minis.HRBENCH_COLUMNS, [values, after])
+    csv.field_size_limit(131_072)
+    tasks = listed(HRBench().tasks(path, ""))
+    assert tasks[0].input.question.startswith(question)
+    assert tasks[0].input.media[0].width == 600
+    assert tasks[1].input.media == tasks[0].input.media
+
+
+@pytest.mark.parametrize("kind", ["tsv", "parquet"])
+def test_hrbench_asks_each_question_in_four_orders(tmp_path, kind):
+    write = {"tsv": minis.hrbench_tsv, "parquet": minis.hrbench_parquet}[kind]
+    tasks = listed(HRBench().tasks(write(tmp_path / f"hr_bench_8k.{kind}"), ""))
+    assert [t.gold.answer for t in tasks] == list("ABCDABCD")
+    assert [t.gold.facts["cycle"] for t in tasks] == list("01230123")
+    right = {t.gold.facts["options"]["ABCD".index(t.gold.answer)] for t in tasks}
+    assert right == {"red", "left of the tree"}
+    assert {t.input.media for t in tasks[:4]} == {tasks[0].input.media}
+    assert tasks[4].input.media != tasks[0].input.media
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_vsibench_opens_its_videos(tmp_path, kind, zipped):
+    path = minis.vsibench_folder(tmp_path, kind=kind, zipped=zipped)
+    tasks = VSIBench().tasks(path.parent, "")
+    assert len(tasks) == 11
+    first = tasks[0]
+    assert first.input.media[0].kind == "video"
+    assert first.input.media[0].video.num_frames > 1
+    assert first.input.question == "How many chairs are in this room?\nAnswer with one number."
+    assert first.gold == Gold("4", "float", {"question_type": "object_counting"})
+    turn = tasks[5]
+    assert turn.gold.facts["options"] == ("left", "right", "back")
+    assert turn.input.category == "object_rel_direction"
+    # A second look finds the file where the first one put it.
+    assert tasks[0].input.media == first.input.media
+
+
+def test_vsibench_has_a_debiased_part(tmp_path):
+    path = minis.vsibench_folder(tmp_path, kind="parquet")
+    assert len(VSIBench().tasks(path, "")) == 11
+    debiased = VSIBench().tasks(tmp_path / "test.parquet@debiased", "")
+    pruned = VSIBench().tasks(tmp_path / "test.parquet@pruned", "")
+    assert (len(debiased), len(pruned)) == (10, 1)
+    assert pruned[0].gold.facts["part"] == "pruned"
+    rows = tmp_path / "rows"
+    minis.vsibench_folder(rows)
+    with pytest.raises(TaskError, match="has no column 'pruned'"):
+        VSIBench().tasks(rows / "test.jsonl@debiased", "")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_tirbench_finds_its_pictures(tmp_path, zipped):
+    tasks = listed(TIRBench().tasks(minis.tirbench_folder(tmp_path, zipped=zipped), ""))
+    assert len(tasks) == 17
+    by_kind = {t.input.category: t for t in tasks}
+    assert set(by_kind) == set(TASKS)
+    assert len(by_kind["spot_difference"].input.media) == 2
+    assert by_kind["jigsaw"].gold.facts["difficulty"] == 2
+    assert by_kind["color"].gold.facts["options"] == ("9%", "13%", "17%", "21%")
+    # Two references are corrected as the authors' scorer does, by the picture's whole name.
+    assert [t.gold.answer for t in tasks if t.input.category == "ocr"] == ["mobi", "harbour"]
+
+
+def test_tirbench_cannot_draw_the_order_of_its_options(tmp_path):
+    with pytest.raises(ConfigError, match="leave shuffle_options = false"):
+        TIRBench().tasks(minis.tirbench_folder(tmp_path), "", shuffle=0)
+
+
+def test_drawn_options_carry_the_gold_letter_along():
+    made = Choices(("red", "white", "green", "blue"), "B")
+    orders = {drawn(made, seed, "7").options for seed in range(40)}
+    assert len(orders) > 5
+    for seed in range(40):
+        shown = drawn(made, seed, "7")
+        assert shown.options["ABCD".index(shown.letter)] == "white"
+        assert shown == drawn(made, seed, "7")
+    assert drawn(made, 1, "7") != drawn(made, 1, "8") or drawn(made, 2, "7") != drawn(made, 2, "8")
+    assert drawn(made, None, "7") == made
+
+
+def test_options_are_found_in_a_text():
+    text = "Which (of all)?\n(A) a (big) one\n(B) two\nAnswer now."
+    assert split(text) == ("Which (of all)?", ("a (big) one", "two"), "Answer now.")
+    assert split("Which? (A) x (B) y (C) z") == ("Which?", ("x", "y", "z"), "")
+    assert split("Nothing (B) here (D).") == ("Nothing (B) here (D).", (), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("vstar", r"craigwu/vstar_bench.*test_questions\.jsonl"),
+        ("hrbench", r"hr_bench_4k\.tsv.*DreamMr/HR-Bench"),
+        ("vsibench", r"nyu-visionx/VSI-Bench.*arkitscenes\.zip"),
+        ("tirbench", r"Agents-X/TIR-Bench.*data\.zip"),
+    ],
+)
+def test_a_missing_file_names_the_data_set_to_get(tmp_path, name, said):
+    suite = find_suite(name)
+    with pytest.raises(TaskError, match=said):
+        suite.tasks(tmp_path / "nowhere", "")
+    with pytest.raises(TaskError, match=said):
+        suite.files(tmp_path)
+
+
+def test_a_malformed_file_names_the_row(tmp_path):
+    path = tmp_path / "test_questions.jsonl"
+    path.write_text('{"image": "a"}\nnot json\n')
+    with pytest.raises(TaskError, match="line 2 is not JSON"):
+        VStar().tasks(path, "")
+    path.write_text('{"image": "a", "text": "?"}\n')
+    lost = "has no column 'category', 'label', 'question_id'; .*get the data set craigwu/vstar"
+    with pytest.raises(TaskError, match=lost):
+        VStar().tasks(path, "")
+    row = minis.vstar_rows()[0] | {"label": "F"}
+    path.write_text(json.dumps(row))
+    with pytest.raises(TaskError, match="row 1: answer 'F' is none of 4 options"):
+        VStar().tasks(path, "")
+    short = tmp_path / "h.tsv"
+    short.write_text("index\tquestion\n1\n")
+    with pytest.raises(TaskError, match="row 1 has 1 fields, wants 2"):
+        HRBench().tasks(short, "")
+
+
+def test_items_have_ids_of_their_own():
+    item = Item("1", "?", Gold("A"))
+    with pytest.raises(TaskError, match="two items have the id '1'"):
+        Items("vstar", [item, item])
+    with pytest.raises(TaskError, match="holds no items"):
+        Items("vstar", [])
+    with pytest.raises(IndexError):
+        Items("vstar", [item])[1]
+
+
+def test_a_broken_picture_is_a_fault_of_its_item_alone(tmp_path):
+    folder = minis.vstar_folder(tmp_path)
+    (folder / "direct_attributes/picture_1.jpg").write_bytes(b"no picture")
+    tasks = VStar().tasks(folder, "")
+    assert tasks[0].input.media
+    with pytest.raises(TaskError, match=r"item direct_attributes/1: .*not a readable image"):
+        tasks[1]
+
+
+def test_pictures_come_in_every_published_form(tmp_path):
+    image = minis.drawn(5)
+    whole = picture(image, tmp_path)
+    data = minis.encoded(image)
+    (tmp_path / "a.png").write_bytes(data)
+    forms = [data, {"bytes": data, "path": None}, minis.as_base64(image), "a.png", "data/a.png"]
+    assert {picture(form, tmp_path) for form in forms} == {whole}
+    for bad in ("", None, "b.png", "!" * 300):
+        with pytest.raises(TaskError):
+            picture(bad, tmp_path)
+
+
+def test_data_files_are_known_by_their_hash(tmp_path):
+    path = minis.hrbench_tsv(tmp_path / "hr_bench_4k.tsv")
+    files = HRBench().files(tmp_path)
+    assert files == (path,)
+    assert digests(files) == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert HRBench().files(tables.Path("hf:DreamMr/HR-Bench")) == ()
+
+
+class FakeHub:
+    """What ``datasets`` gives: rows by number, columns that can be removed."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.column_names = list(rows[0])
+
+    def remove_columns(self, names):
+        return [{k: v for k, v in row.items() if k not in names} for row in self.rows]
+
+    def __getitem__(self, number):
+        return self.rows[number]
+
+
+@pytest.fixture
+def hub():
+    """The package ``datasets``, as far as it is used, and what was asked of it."""
+    module, asked = ModuleType("datasets"), []
+
+    def load_dataset(name, subset, *, split):
+        asked.append((name, subset, split))
+        if name == "nobody/nothing":
+            raise OSError("no connection")
+        rows = [row | {"image": minis.drawn(i)} for i, row in enumerate(minis.vstar_rows())]
+        return FakeHub(rows)
+
+    module.load_dataset = load_dataset
+    before = sys.modules.get("datasets")
+    sys.modules["datasets"] = module
+    yield asked
+    if before is None:
+        del sys.modules["datasets"]
+    else:
+        sys.modules["datasets"] = before
+
+
+def test_a_hub_name_loads_through_datasets(hub):
+    tasks = VStar().tasks(tables.Path("hf:lmms-lab-encoder/vstar-bench"), "")
+    assert [t.gold.answer for t in listed(tasks)] == ["B", "D", "A", "B", "A"]
+    tables.open_table(tables.Path("hf:a/b/full@hrbench_4k"), ("image",))
+    assert hub == [("lmms-lab-encoder/vstar-bench", None, "test"), ("a/b", "full", "hrbench_4k")]
+    with pytest.raises(ConfigError, match="without a connection, download nobody/nothing"):
+        VStar().tasks(tables.Path("hf:nobody/nothing"), "")
+
+
+def test_a_hub_name_without_datasets_says_both_ways():
+    hidden = sys.modules.get("datasets")
+    sys.modules["datasets"] = None
+    try:
+        with pytest.raises(ConfigError, match=r"pip install datasets, or download a/b"):
+            VStar().tasks(tables.Path("hf:a/b"), "")
+    finally:
+        if hidden is None:
+            del sys.modules["datasets"]
+        else:
+            sys.modules["datasets"] = hidden
+
+
+def test_the_table_names_every_suite():
+    assert set(MINE) <= set(TABLE)
+    with pytest.raises(ConfigError, match="suite = 'vstarr' is not known"):
+        find_suite("vstarr")

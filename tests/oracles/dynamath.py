@@ -11,19 +11,37 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from published import commit, functions, write
 
 NUMBERS = ("2.0944", "13", "0", "-9", "108.0", "0.5")
 LETTERS = ("A", "B", "C", "D", "E")
 TEXTS = ("May", "y = -3", "(4, 3)", "DE", "Product B", "13:18", "[1, 6, 2, 0, 5]")
 FLOATS = (
-    *("2.094", "2.0944", "2.0955", "2.0954", "2.1", "13", "13.0", "12.999", "13.0011", "13 cm", "0"),
+    *(
+        "2.094",
+        "2.0944",
+        "2.0955",
+        "2.0954",
+        "2.1",
+        "13",
+        "13.0",
+        "12.999",
+        "13.0011",
+        "13 cm",
+        "0",
+    ),
     *("0.0", "-0.001", "0.0011", "-9", "-9.0", "9", "108", "108.0005", "1e2", "0.5", "1/2", "50%"),
     *("0.667π", "π", "2π", "0.6666667π rad", "half", "", "nan", "inf", "1_3", "²", "13.", ".5"),
     *(" 13", "13,0", "the answer is 13", '{"short answer": "13"}', '{"short answer": 13}'),
-    *('{"solution": "x", "short answer": "0.500"}', '{"solution": "\\pi", "short answer": "2.094"}'),
-    *('```json\n{"short answer": "-9.000"}\n```', '{"short answer": "13 cm"}', '{"short answer": ""}'),
+    *(
+        '{"solution": "x", "short answer": "0.500"}',
+        '{"solution": "\\pi", "short answer": "2.094"}',
+    ),
+    *(
+        '```json\n{"short answer": "-9.000"}\n```',
+        '{"short answer": "13 cm"}',
+        '{"short answer": ""}',
+    ),
     *("{}", '{"short answer": null}', "{broken", "108.0 degrees"),
 )
 CHOICES = (
@@ -33,8 +51,24 @@ CHOICES = (
 )
 WORDS = (
     *("May", "may", "M", "a", "", "mayor", "y = -3", "y=-3", "-3", "(4, 3)", "(4,3)", "4, 3", "4"),
-    *("DE", "ED", "d", "Product B", "B", "13:18", "1:18 pm", "[1, 6, 2, 0, 5]", "1, 6, 2, 0, 5", ","),
-    *(" ", '{"short answer": "May"}', '{"short answer": ""}', '{"solution": "", "short answer": "e"}'),
+    *(
+        "DE",
+        "ED",
+        "d",
+        "Product B",
+        "B",
+        "13:18",
+        "1:18 pm",
+        "[1, 6, 2, 0, 5]",
+        "1, 6, 2, 0, 5",
+        ",",
+    ),
+    *(
+        " ",
+        '{"short answer": "May"}',
+        '{"short answer": ""}',
+        '{"solution": "", "short answer": "e"}',
+    ),
 )
 
 

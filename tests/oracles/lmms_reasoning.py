@@ -15,16 +15,80 @@ from math_verify import parse, verify
 from published import commit, functions, write
 
 LETTERS = (
-    *("A", "B", "(A)", "A.", "A)", "A: 3", "a", "B. four", "The answer is A", "Answer is B", "answer: A"),
-    *("A or B", "1. A", "2. B", "the best answer is D", "I choose C", "Circle", "None", "", "3", "A_", "D-"),
-    *("C=3", "(A) and (B)", "Not A but B", "B!", "'A'", "FEED", "Option H", "H", "I", "so B = C", "yes: B."),
+    *(
+        "A",
+        "B",
+        "(A)",
+        "A.",
+        "A)",
+        "A: 3",
+        "a",
+        "B. four",
+        "The answer is A",
+        "Answer is B",
+        "answer: A",
+    ),
+    *(
+        "A or B",
+        "1. A",
+        "2. B",
+        "the best answer is D",
+        "I choose C",
+        "Circle",
+        "None",
+        "",
+        "3",
+        "A_",
+        "D-",
+    ),
+    *(
+        "C=3",
+        "(A) and (B)",
+        "Not A but B",
+        "B!",
+        "'A'",
+        "FEED",
+        "Option H",
+        "H",
+        "I",
+        "so B = C",
+        "yes: B.",
+    ),
 )
 NUMBERS = (
-    *("13", "13.0", "13.", "12.999", "1/2", "0.5", ".5", "0.50", "-9", "9", "1,000", "1000", "", "none"),
+    *(
+        "13",
+        "13.0",
+        "13.",
+        "12.999",
+        "1/2",
+        "0.5",
+        ".5",
+        "0.50",
+        "-9",
+        "9",
+        "1,000",
+        "1000",
+        "",
+        "none",
+    ),
     *("13 cm", "x = 13", "thirteen", "0", "00", "130", "26/2", "2.0944", "2.09", "5e-1", "13 13"),
 )
 TEXTS = (
-    *("May", "may", "May.", "mays", "In May", "Brown", "Blue", "blue", "(4, 3)", "(4,3)", "4, 3", "white"),
+    *(
+        "May",
+        "may",
+        "May.",
+        "mays",
+        "In May",
+        "Brown",
+        "Blue",
+        "blue",
+        "(4, 3)",
+        "(4,3)",
+        "4, 3",
+        "white",
+    ),
     *("whit", "white ", "DE", "Dog", "E", "[1, 6, 2]", "y = -3", "y=-3", "-3", ""),
 )
 FUNCTIONS = (
@@ -40,7 +104,9 @@ def main(checkout: Path) -> None:
     kit = functions(file, FUNCTIONS, given)
     made = [(a, gold) for gold in "ABCD" for a in LETTERS]
     made += [(a, gold) for gold in ("13", "0.5", "-9", "1000") for a in NUMBERS]
-    made += [(a, gold) for gold in ("May", "Blue", "(4, 3)", "white", "DE", "y = -3") for a in TEXTS]
+    made += [
+        (a, gold) for gold in ("May", "Blue", "(4, 3)", "white", "DE", "y = -3") for a in TEXTS
+    ]
     rows = []
     for answer, gold in made:
         said = kit["extract_anwser_tag"](f"<answer>{answer}</answer>").strip()

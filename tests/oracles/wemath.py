@@ -1,8 +1,8 @@
 """Scores of made runs by We-Math's own code, ``python tests/oracles/wemath.py CHECKOUT``.
 
 CHECKOUT is one of We-Math/We-Math; needs pandas < 3. Writes ``wemath.json``: ``answers`` has rows
-[response, reference, right], ``runs`` has rows [problems, numbers]. A problem is written as its steps
-and the whole, 1 for right: "10:1".
+[response, reference, right], ``runs`` has rows [problems, numbers]. A problem is written as its
+steps and the whole, 1 for right: "10:1".
 """
 
 from __future__ import annotations
@@ -15,16 +15,71 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
 from published import commit, functions, write
 
 RESPONSES = (
-    *("A", "B", "(C)", "C.", "Circle", "Answer: B", "<Answer>: <<A>>", "<Answer>: <<(B)>>", "answer: D"),
-    *("<Thought process>: A is too big. <Answer>: B", "The answer is C", "Answer is C", "", "Answer", "E"),
-    *("AB", "H", "I", "None of them", "Both A and B", "Answer: A. 3", "Answer\nB", "D. No correct answer"),
-    *("  B  ", "<<D>>", ": C", "Answer:: <C>", "3", "a", "\\boxed{A}", "Answer: \\boxed{A}", "FAIL", "G"),
-    *("Answer: Answer: D", "AnswerB", "Final Answer: E", "**B**", "{B}", "Because", "Answer.A", ">A", "A)"),
-    *("Answer (A)", "Answer:\tA", "Answer: . B", "Answer: <.:> C", "HCF", "Dog", "Answer: dog", "Answer: Dog"),
+    *(
+        "A",
+        "B",
+        "(C)",
+        "C.",
+        "Circle",
+        "Answer: B",
+        "<Answer>: <<A>>",
+        "<Answer>: <<(B)>>",
+        "answer: D",
+    ),
+    *(
+        "<Thought process>: A is too big. <Answer>: B",
+        "The answer is C",
+        "Answer is C",
+        "",
+        "Answer",
+        "E",
+    ),
+    *(
+        "AB",
+        "H",
+        "I",
+        "None of them",
+        "Both A and B",
+        "Answer: A. 3",
+        "Answer\nB",
+        "D. No correct answer",
+    ),
+    *(
+        "  B  ",
+        "<<D>>",
+        ": C",
+        "Answer:: <C>",
+        "3",
+        "a",
+        "\\boxed{A}",
+        "Answer: \\boxed{A}",
+        "FAIL",
+        "G",
+    ),
+    *(
+        "Answer: Answer: D",
+        "AnswerB",
+        "Final Answer: E",
+        "**B**",
+        "{B}",
+        "Because",
+        "Answer.A",
+        ">A",
+        "A)",
+    ),
+    *(
+        "Answer (A)",
+        "Answer:\tA",
+        "Answer: . B",
+        "Answer: <.:> C",
+        "HCF",
+        "Dog",
+        "Answer: dog",
+        "Answer: Dog",
+    ),
 )
 FUNCTIONS = (
     *("load_and_process_data", "process_steps_data", "calculate_metrics", "compute_final_scores"),
@@ -75,7 +130,8 @@ def _scored(space: dict[str, Any], run: list[str]) -> dict[str, Any]:
             data.append({**row, "response": response, "knowledge concept": "c"})
     frame = space["load_and_process_data"](_file(data))
     two, three = (
-        space["process_steps_data"](frame[frame["key"].str.contains(f"{n}steps")], n) for n in (2, 3)
+        space["process_steps_data"](frame[frame["key"].str.contains(f"{n}steps")], n)
+        for n in (2, 3)
     )
     metrics = space["calculate_metrics"](two, three)
     counts, _ = space["compute_final_scores"](metrics, total_count=525)

@@ -29,7 +29,9 @@ from pyvision_rl.suites.base import (
     Undecided,
     protocol_name,
 )
+from pyvision_rl.suites.dynamath_kit import CHOICE
 from pyvision_rl.suites.files import Pictures, data_file
+from pyvision_rl.suites.listed_options import options_of, relisted
 from pyvision_rl.suites.protocols import OURS, paper
 from pyvision_rl.suites.tables import HUB, Row, Table, is_hub, open_table
 from pyvision_rl.tasks.base import TaskSet
@@ -135,7 +137,7 @@ def _strict(task: Task, answer: str | None) -> Grade | Undecided:
     gold = task.gold
     if answer is None or not answer.strip():
         return Grade(0.0, False, "no answer")
-    if gold.facts.get("kind") == "multiple choice":
+    if gold.facts.get("kind") == CHOICE:
         options, letter = choices.asked(task)
         if options:
             return choices.grade(answer, letter, options)
@@ -220,21 +222,32 @@ def _item(row: Row, variant: int | None, protocol: str, shuffle: int | None, loa
         "level": str(row["knowledge_level"]),
     }
     category = str(row["subject"])
-    stem, options, rest = choices.split(question) if kind == "multiple choice" else ("", (), "")
+    inline = choices.split(question)[1] if kind == CHOICE else ()
+    options = inline or (options_of(question) if kind == CHOICE else ())
     if not options or answer not in choices.letters(options):
         gold = Gold(answer, _TYPES.get(kind, "auto"), facts)
         return Item(name, _worded(question, kind, protocol), gold, category, load)
     given = choices.Choices(options, answer)
     shown = choices.drawn(given, shuffle, name)
-    if protocol in ("pyvision", "paper"):
-        stem = "\n".join(part for part in (_CHOICES.sub("", stem), rest) if part)
-        text = prompts.listed(stem, shown.options, prompts.LETTER)
-    else:
-        marked = (f"({line[0]}) {line[3:]}" for line in choices.lines(shown.options).split("\n"))
-        asked = question if shown == given else f"{stem} {' '.join(marked)}\n{rest}".strip()
-        text = _worded(asked, kind, protocol)
+    ours = protocol in ("pyvision", "paper")
+    asked = (
+        _asked(question, given, shown, ours=ours) if inline else relisted(question, given, shown)
+    )
+    text = prompts.listed(asked, (), prompts.LETTER) if ours else _worded(asked, kind, protocol)
     facts |= {"options": shown.options, "letter": shown.letter}
     return Item(name, text, Gold(shown.letter, "letter", facts), category, load)
+
+
+def _asked(question: str, given: choices.Choices, shown: choices.Choices, *, ours: bool) -> str:
+    """A question with its options inside: one a line in ours, in one line as published."""
+    stem, _, rest = choices.split(question)
+    if ours:
+        stem = "\n".join(part for part in (_CHOICES.sub("", stem), rest) if part)
+        return prompts.listed(stem, shown.options)
+    if shown == given:
+        return question
+    marked = (f"({line[0]}) {line[3:]}" for line in choices.lines(shown.options).split("\n"))
+    return f"{stem} {' '.join(marked)}\n{rest}".strip()
 
 
 def _identity(row: Row, variant: int | None) -> tuple[str, int]:

@@ -20,9 +20,9 @@ CHOICE, FLOAT = "multiple choice", "float"
 _LETTERS = "ABCDE"
 _GUIDE = (
     "\n## Answer Instruction Please provide an answer to the question outlined above. Your "
-    "response should adhere to the following JSON format, which includes two keys: 'solution' and 'short "
-    "answer'. The 'solution' key can contain detailed steps needed to solve the question, and the "
-    "'short answer' key should provide a concise response. {}\n\n"
+    "response should adhere to the following JSON format, which includes two keys: 'solution' and "
+    "'short answer'. The 'solution' key can contain detailed steps needed to solve the question, "
+    "and the 'short answer' key should provide a concise response. {}\n\n"
     "Example of expected JSON response format:\n\n"
 )
 _EXAMPLE = {

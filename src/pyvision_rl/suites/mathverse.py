@@ -17,7 +17,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any, TypeAlias
 
 from pyvision_rl.errors import TaskError
@@ -35,6 +34,7 @@ from pyvision_rl.suites.base import (
     protocol_name,
 )
 from pyvision_rl.suites.files import Pictures, data_file
+from pyvision_rl.suites.listed_options import options_of, relisted
 from pyvision_rl.suites.protocols import paper
 from pyvision_rl.suites.tables import Row, is_hub, open_table
 from pyvision_rl.tasks.base import TaskSet
@@ -60,7 +60,6 @@ _FILES = ("testmini.parquet", "**/testmini*.parquet", "*.parquet", "testmini.jso
 _COLUMNS = ("problem_index", "problem_version", "question", "answer", "question_type", "metadata")
 _CHOICE = "multi-choice"
 _IN_PICTURE = "Answer the question that the picture shows."
-_OPTION = re.compile(r"(?:^|\n)[ \t]*\(?([A-Z])[:.)][ \t]*")
 _DECIMALS = re.compile(r"-?[0-9]+(?:\.([0-9]+))?")
 _JUDGED = "an agent's final answer is not extracted again, and one call of the judge compares it"
 Load: TypeAlias = Callable[[], tuple[Media, ...]]
@@ -170,7 +169,7 @@ def _strict(task: Task, answer: str | None) -> Grade | Undecided:
         if named is None:
             return Undecided("the answer names no option by letter or text")
         return Grade(float(named == gold), named == gold, f"option {named}")
-    if match(answer, gold, task.gold.answer_type).correct:
+    if match(answer, gold, task.gold.answer_type, rel_tol=0.0).correct:
         return Grade(1.0, True, "same text")
     mine, theirs = _number(answer), _number(gold)
     if mine is None or theirs is None:
@@ -185,34 +184,6 @@ def _strict(task: Task, answer: str | None) -> Grade | Undecided:
 
 def _number(text: str) -> float | None:
     return arithmetic.value(arithmetic.without_degrees(text))
-
-
-def options_of(text: str) -> tuple[str, ...]:
-    """Return the options that a question lists at its end, one a line; empty if it does not."""
-    marks = _marks(text)
-    ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    found = (text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True))
-    return tuple(found) if len(marks) > 1 else ()
-
-
-def _marks(text: str) -> list[re.Match[str]]:
-    """The marks of the last list of options that begins with A and skips no letter."""
-    marks: list[re.Match[str]] = []
-    for mark in _OPTION.finditer(text):
-        if mark[1] == "A":
-            marks = []
-        if mark[1] == ascii_uppercase[len(marks)]:
-            marks.append(mark)
-    return marks
-
-
-def _relisted(text: str, given: choices.Choices, shown: choices.Choices) -> str:
-    """The text with its options in the order shown."""
-    if shown == given or options_of(text) != given.options:
-        return text
-    listed = choices.lines(shown.options).split("\n")
-    lines = "\n".join(f"{line[0]}:{line[3:]}" for line in listed)
-    return f"{text[: _marks(text)[0].start()].rstrip()}\n{lines}"
 
 
 def _item(row: Row, protocol: str, shuffle: int | None, load: Load) -> Item:
@@ -241,11 +212,11 @@ def _item(row: Row, protocol: str, shuffle: int | None, load: Load) -> Item:
     given = choices.Choices(options, letter)
     listed = options_of(question) == options
     shown = choices.drawn(given, shuffle if listed else None, name)
-    texts = {field: _relisted(text, given, shown) for field, text in texts.items()}
+    texts = {field: relisted(text, given, shown) for field, text in texts.items()}
     facts |= {
         "options": shown.options,
         "letter": shown.letter,
-        "question_for_eval": _relisted(told, given, shown),
+        "question_for_eval": relisted(told, given, shown),
     }
     if shown.letter != letter:
         facts["answer"] = shown.letter

@@ -9,6 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 SEED ?= 0
 OUT ?= runs/demo-seed$(SEED)
+VIDEO_OUT ?= runs/demo-video-seed$(SEED)
 WORKERS ?= 2
 
 BIN := .venv/bin
@@ -23,7 +24,7 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 # $(call timed,NAME,COMMAND): run COMMAND, then say how long it took.
 timed = started=$$SECONDS; $(2); echo "-- $(1): $$((SECONDS - started)) s"
 
-.PHONY: help venv demo test test-slow test-peers lint format docs clean
+.PHONY: help venv demo demo-video test test-slow test-peers lint format docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +43,9 @@ venv: $(STAMP)  ## create .venv with the pinned versions
 
 demo: $(STAMP)  ## train the tiny model end to end; SEED=n, OUT=folder
 	@$(call timed,demo,$(BIN)/python -m pyvision_rl.demo --seed $(SEED) --out $(OUT))
+
+demo-video: $(STAMP)  ## the same with videos, which only the model's code can open
+	@$(call timed,demo,$(BIN)/python -m pyvision_rl.demo --kind video --seed $(SEED) --out $(VIDEO_OUT))
 
 test: $(STAMP)  ## lint, types and tests
 	@$(call timed,lint and types,$(MAKE) --no-print-directory lint)

@@ -15,7 +15,7 @@ from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.suites import TABLE, tables
 from pyvision_rl.suites.base import Item, Items, protocol_name, settings_of
 from pyvision_rl.suites.choices import Choices, drawn, split
-from pyvision_rl.suites.files import digests, picture
+from pyvision_rl.suites.files import digests, picture, unpacked
 from pyvision_rl.suites.hrbench import HRBench
 from pyvision_rl.suites.task_set import find_suite
 from pyvision_rl.suites.tirbench import TIRBench
@@ -206,6 +206,57 @@ def test_tirbench_cannot_draw_the_order_of_its_options(tmp_path):
         TIRBench().tasks(minis.tirbench_folder(tmp_path), "", shuffle=0)
 
 
+def test_vsibench_draws_its_options_too(tmp_path):
+    path = minis.vsibench_folder(tmp_path)
+    filed, drawn_ = VSIBench().tasks(path, ""), VSIBench().tasks(path, "", shuffle=2)
+    moved = 0
+    for number in (5, 6, 7, 8, 9):
+        before, after = filed[number].gold, drawn_[number].gold
+        right = before.facts["options"]["ABCD".index(before.answer)]
+        assert after.facts["options"]["ABCD".index(after.facts["letter"])] == right
+        moved += after.answer != before.answer
+    assert moved
+    assert drawn_[0].gold == filed[0].gold
+
+
+@pytest.mark.parametrize(
+    ("make", "lost", "said"),
+    [
+        (minis.vstar_folder, "direct_attributes/picture_2.jpg", "craigwu/vstar_bench"),
+        (lambda f: minis.tirbench_folder(f, zipped=False), "data/maze/15.png", "Agents-X/TIR-B"),
+        (minis.vsibench_folder, "scannet/scene_1.mp4", "nyu-visionx/VSI-Bench"),
+    ],
+)
+def test_a_missing_medium_is_found_before_anything_starts(tmp_path, make, lost, said):
+    made = make(tmp_path)
+    suite = {"craigwu": VStar, "Agents-": TIRBench, "nyu-vis": VSIBench}[said[:7]]()
+    assert len(suite.tasks(made, ""))
+    (tmp_path / lost).unlink()
+    with pytest.raises(TaskError, match=f"1 files are not there, the first is '{lost}'.*{said}"):
+        suite.tasks(made, "")
+
+
+def test_of_several_files_none_is_chosen_in_silence(tmp_path):
+    for size in ("4k", "8k"):
+        minis.hrbench_tsv(tmp_path / f"hr_bench_{size}.tsv")
+    with pytest.raises(TaskError, match=r"holds hr_bench_4k\.tsv, hr_bench_8k\.tsv: give one"):
+        HRBench().tasks(tmp_path, "")
+
+
+def test_a_video_is_never_unpacked_outside_its_folder(tmp_path):
+    with pytest.raises(TaskError, match="leads out of"):
+        unpacked(tmp_path, "../a.mp4")
+
+
+def test_ids_that_do_not_tell_items_apart_give_way_to_places(tmp_path):
+    folder = minis.tirbench_folder(tmp_path)
+    rows = [row | {"question_id": 7} for row in minis.tirbench_rows()]
+    keyed = {str(place): row for place, row in enumerate(rows)}
+    (folder / "TIR-Bench.json").write_text(json.dumps(keyed))
+    tasks = TIRBench().tasks(folder, "")
+    assert [tasks[i].id for i in range(3)] == ["0", "1", "2"]
+
+
 def test_drawn_options_carry_the_gold_letter_along():
     made = Choices(("red", "white", "green", "blue"), "B")
     orders = {drawn(made, seed, "7").options for seed in range(40)}
@@ -251,6 +302,7 @@ def test_a_malformed_file_names_the_row(tmp_path):
     lost = "has no column 'category', 'label', 'question_id'; .*get the data set craigwu/vstar"
     with pytest.raises(TaskError, match=lost):
         VStar().tasks(path, "")
+    minis.vstar_folder(tmp_path)
     row = minis.vstar_rows()[0] | {"label": "F"}
     path.write_text(json.dumps(row))
     with pytest.raises(TaskError, match="row 1: answer 'F' is none of 4 options"):
@@ -356,6 +408,11 @@ def test_a_hub_name_without_datasets_says_both_ways():
             del sys.modules["datasets"]
         else:
             sys.modules["datasets"] = hidden
+
+
+def test_rows_on_the_hub_have_no_videos():
+    with pytest.raises(ConfigError, match=r"rows on the hub have no videos.*arkitscenes\.zip"):
+        VSIBench().tasks(tables.Path("hf:nyu-visionx/VSI-Bench"), "")
 
 
 def test_the_table_names_every_suite():

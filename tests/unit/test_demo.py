@@ -25,8 +25,9 @@ from benchmarks.demo import draw, parse_seeds, run_seeds, summarize, take_over, 
 from benchmarks.learn import run_seed
 from pyvision_rl.config import Config
 from pyvision_rl.config_file import find_config, load_config
-from pyvision_rl.demo import figure, page, report
+from pyvision_rl.demo import figure, film, page, report
 from pyvision_rl.demo.__main__ import _show as show_result
+from pyvision_rl.demo.kinds import KINDS, held_out
 from pyvision_rl.demo.processes import Command, Runner, descendants_mb
 from pyvision_rl.demo.report import Measured, Outcome, fate, outcome, sentence, split_rise
 from pyvision_rl.demo.stages import Plan, config_sha256, run_demo, stages
@@ -50,7 +51,10 @@ from pyvision_rl.types import (
     Text,
     Trajectory,
     Turn,
+    VideoFrames,
 )
+from pyvision_rl.video import file_video
+from tests.clips import counting, write_clip
 
 
 def made(
@@ -194,6 +198,66 @@ def test_outcomes_are_read_from_what_evaluation_writes() -> None:
     assert found.easy == found.direct_easy == Measured(1.0, 0.0)
     assert found.share_hard == 0.5
     assert found.calls == pytest.approx(2 / 3)
+
+
+def test_a_kind_of_several_categories_averages_them() -> None:
+    kind = KINDS["video"]
+    scores = {
+        name: {"accuracy": 0.1 * k, "accuracy_se": 0.03, "tool_share": 0.5}
+        for k, name in enumerate((*kind.easy, *kind.hard))
+    }
+    overall = {"tool_calls": 1.5, "frames_fetched": 80.0, "visual_tokens": 24.5}
+    result = {"overall": overall, "categories": scores}
+    found = outcome(dict.fromkeys(report.MODES, result), kind)
+    # Categories 0 to 3 are easy, 4 to 6 hard; errors of independent means add in squares.
+    assert found.easy == Measured(pytest.approx(0.15), pytest.approx(0.03 / 2))
+    assert found.hard == Measured(pytest.approx(0.5), pytest.approx(0.03 / 3**0.5))
+    assert found.share_hard == 0.5
+    head, rows = report.table_rows(dict.fromkeys(report.MODELS, found))
+    assert head[2:4] == ("frames fetched", "visual tokens")
+    assert rows[0][2:4] == ("80.0", "24.5")
+
+
+def test_held_out_accuracy_wants_all_categories() -> None:
+    line = {"eval_accuracy_which": 0.2, "eval_accuracy_flash": 0.4, "eval_accuracy_move": 0.6}
+    assert held_out(line, KINDS["video"].hard) == pytest.approx(0.4)
+    assert held_out(line, KINDS["video"].easy) is None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([], []),
+        ([0], [(0, 10)]),
+        ([2, 3, 4, 9], [(20, 30), (90, 10)]),
+        ([0, 2, 4], [(0, 10), (20, 10), (40, 10)]),
+    ],
+)
+def test_runs_of_frames_are_spans_of_the_video(
+    numbers: list[int], expected: list[tuple[float, float]]
+) -> None:
+    assert list(film.spans(numbers, 10)) == expected
+
+
+def test_the_page_shows_when_in_a_video_the_model_looked(tmp_path: Path) -> None:
+    video = file_video(write_clip(tmp_path / "film.mp4", counting(50)))
+    saved = episode("v", "which", looks=["f=video_clue_0[12:22]"])
+    public = replace(saved.task.input, media=(video,))
+    turn = saved.trajectory.turns[0]
+    assert turn.execution is not None
+    # Frame 99 is the session's word only: the video has none.
+    told = VideoFrames("video_clue_0", (*range(12, 22), 99)), VideoFrames("video_clue_0", (15,))
+    execution = replace(turn.execution, fetched=told[:1], sources=told[1:])
+    turns = (replace(turn, execution=execution), *saved.trajectory.turns[1:])
+    trajectory = replace(saved.trajectory, turns=turns)
+    saved = replace(saved, task=replace(saved.task, input=public), trajectory=trajectory)
+    html = write_page(tmp_path, page.Sample(saved, saved))
+    assert "64×48 px, 50 frames, 6 s" in html
+    assert '<i style="left:24.0%;width:20.0%"></i>' in html
+    assert '<i class="shown" style="left:30.0%;width:2.0%"></i>' in html
+    assert html.count("frame at ") == film.NUM_FRAMES
+    (tmp_path / "film.mp4").unlink()
+    assert "frame at " not in write_page(tmp_path, page.Sample(saved, saved))
 
 
 def write_eval(path: Path, episodes: Sequence[SavedRollout]) -> Path:

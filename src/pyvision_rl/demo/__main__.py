@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pyvision_rl.demo.stages import RL_CONFIG, Plan, run_demo
+from pyvision_rl.demo.kinds import KINDS
+from pyvision_rl.demo.stages import Plan, run_demo
 from pyvision_rl.errors import ConfigError, PVRLError
 
 _WIDTH = 110
@@ -41,14 +42,16 @@ def main() -> int:
         default=min(2, os.cpu_count() or 1),
         help="CPU threads of the cold start, which runs alone; changes the last bits",
     )
-    parser.add_argument("--rl-config", default=RL_CONFIG, help="packaged config or TOML file")
+    parser.add_argument("--kind", choices=KINDS, default="image", help="what is looked at")
+    parser.add_argument("--rl-config", default="", help="packaged config or TOML file of RL")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see it run")
     options = parser.parse_args()
-    out = options.out or Path("runs") / f"demo-seed{options.seed}"
+    name = "demo" if options.kind == "image" else f"demo-{options.kind}"
+    out = options.out or Path("runs") / f"{name}-seed{options.seed}"
     console, errors = Console(), Console(stderr=True)
     if not console.is_terminal:
         console = Console(width=_WIDTH)
-    plan = Plan(options.seed, options.rl_config, options.quick, options.threads)
+    plan = Plan(options.seed, options.rl_config, options.quick, options.threads, kind=options.kind)
     console.print(f"demo, seed {plan.seed}, in {out}", highlight=False)
     try:
         result = run_demo(plan, out, jobs=options.jobs, console=console)

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pyvision_rl.demo.kinds import KINDS, Kind, held_out
 from pyvision_rl.demo.report import TITLES, Outcome
 from pyvision_rl.present import STYLE
 
@@ -27,6 +28,7 @@ def draw(
     file: Path,
     *,
     title: str,
+    kind: Kind = KINDS["image"],
 ) -> None:
     """Draw the three panels.
 
@@ -35,13 +37,14 @@ def draw(
         outcomes: The evaluations, by model.
         file: The PNG to write.
         title: A line above the panels.
+        kind: Which categories are easy and which hard.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.9), dpi=150, facecolor="white")
         calls, easy, hard = figure.subplots(1, 3)
         _calls_panel(calls, runs)
-        for axes, category in ((easy, "easy"), (hard, "hard")):
-            _accuracy_panel(axes, runs, outcomes, category)
+        _accuracy_panel(easy, runs, outcomes, ("easy", kind.easy))
+        _accuracy_panel(hard, runs, outcomes, ("hard", kind.hard))
         for axes in (calls, easy, hard):
             axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             axes.set_axisbelow(True)
@@ -71,20 +74,23 @@ def _accuracy_panel(
     axes: Axes,
     runs: Mapping[str, Sequence[Mapping[str, Any]]],
     outcomes: Mapping[str, Outcome],
-    category: str,
+    tasks: tuple[str, tuple[str, ...]],
 ) -> None:
-    start = getattr(outcomes["start"], category)
-    forced = getattr(outcomes["start"], f"tool_{category}")
-    key = f"eval_accuracy_{category}"
+    """Of easy or hard tasks, which are the categories that ``tasks`` names."""
+    name, categories = tasks
+    start = getattr(outcomes["start"], name)
+    forced = getattr(outcomes["start"], f"tool_{name}")
     end = 1
     for arm, lines in runs.items():
-        points = [(line["step"], line[key]) for line in lines if key in line]
-        last = getattr(outcomes[arm], category)
+        values = [(line["step"], held_out(line, categories)) for line in lines]
+        points = [(step, value) for step, value in values if value is not None]
+        last = getattr(outcomes[arm], name)
         end = max([end, *(line["step"] for line in lines)])
         # The evaluation of the final model stands for the last point: same tasks, same numbers.
         points = [(0, start.value), *(p for p in points if p[0] != end), (end, last.value)]
-        steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, "o-", color=COLORS[arm], linewidth=2.2, markersize=4.5)
+        axes.plot(
+            *zip(*points, strict=True), "o-", color=COLORS[arm], linewidth=2.2, markersize=4.5
+        )
         axes.errorbar(end, last.value, last.se, color=COLORS[arm], capsize=3, linewidth=1.4)
     axes.axhline(forced.value, color=_GREY, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
     # On the side of the line where the curves do not begin.
@@ -98,5 +104,5 @@ def _accuracy_panel(
         fontsize=8.5,
         color=_GREY,
     )
-    axes.set_title(f"Held-out accuracy, {category} tasks")
+    axes.set_title(f"Held-out accuracy, {name} tasks")
     axes.set_ylim(0, 1.02)

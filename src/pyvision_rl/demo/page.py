@@ -21,6 +21,7 @@ from pygments import highlight  # type: ignore[import-untyped]
 from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 from pygments.lexers import PythonLexer  # type: ignore[import-untyped]
 
+from pyvision_rl.demo.film import film
 from pyvision_rl.images import VisionSpec, smart_resize
 from pyvision_rl.media import open_image
 from pyvision_rl.parsing import split_code
@@ -28,6 +29,7 @@ from pyvision_rl.runs import RunReader
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.show import sanitize
 from pyvision_rl.types import ExecStatus, Media, RunCode, Turn
+from pyvision_rl.video_prompt import VIDEO_NAME
 
 _FORMATTER = HtmlFormatter(nowrap=True, style="friendly")
 _MIN_SHOWN_PX = 168
@@ -55,12 +57,13 @@ class Box:
     height: float
 
 
-def choose(looked: Path, plain: Path) -> Sample | None:
+def choose(looked: Path, plain: Path, hard: Sequence[str] = ("hard",)) -> Sample | None:
     """Return the most telling task: hard, solved by a chain of looks, missed without them.
 
     Args:
         looked: Evaluation of the model trained with the tool reward.
         plain: Evaluation of the model trained without, on the same tasks.
+        hard: Categories of the tasks that want a closer look.
 
     Returns:
         The first of the best by task and rollout; None if the runs share no graded task.
@@ -75,17 +78,17 @@ def choose(looked: Path, plain: Path) -> Sample | None:
         for s in RunReader(looked).trajectories()
         if s.trajectory.reward is not None and (key := (s.task.id, s.trajectory.rollout)) in others
     ]
-    return max(pairs, key=_worth, default=None)
+    return max(pairs, key=lambda sample: _worth(sample, hard), default=None)
 
 
-def _worth(sample: Sample) -> tuple[bool, bool, bool, int, bool]:
+def _worth(sample: Sample, hard: Sequence[str]) -> tuple[bool, bool, bool, int, bool]:
     looked, plain = sample.looked.trajectory, sample.plain.trajectory
     shown = sum(bool(t.execution and t.execution.images) for t in looked.turns)
     solved = looked.reward is not None and looked.reward.correct
     missed = plain.reward is not None and not plain.reward.correct
     return (
         solved and shown > 0,
-        sample.looked.task.input.category == "hard",
+        sample.looked.task.input.category in hard,
         missed,
         min(shown, 2),
         plain.num_tool_calls == 0,
@@ -136,16 +139,17 @@ def write_page(
 
 def _task(sample: Sample, max_pixels: int | None) -> dict[str, object]:
     task = sample.looked.task
-    images = [_picture(m) for m in task.input.media]
-    seen = []
-    if max_pixels is not None:
-        seen = [_picture(m, max_pixels) for m in task.input.media]
+    still = [m for m in task.input.media if m.kind == "image"]
+    videos = [m for m in task.input.media if m.kind == "video"]
+    films = [film(m, VIDEO_NAME.format(k), sample.looked, _picture) for k, m in enumerate(videos)]
+    seen = [] if max_pixels is None else [_picture(m, max_pixels) for m in still]
     return {
         "id": sanitize(task.id),
         "question": sanitize(task.input.question),
         "category": sanitize(task.input.category),
         "answer": sanitize(task.gold.answer),
-        "images": [{**image, "boxes": _boxes(sample.looked, k)} for k, image in enumerate(images)],
+        "images": [{**_picture(m), "boxes": _boxes(sample.looked, k)} for k, m in enumerate(still)],
+        "films": films,
         "seen": seen,
     }
 
@@ -225,7 +229,7 @@ def _picture(media: Media, max_pixels: int | None = None) -> dict[str, object]:
 
 def _boxes(saved: SavedRollout, image: int) -> list[Box]:
     """Return the windows that the trajectory's code cut out of one image of the task."""
-    media = saved.task.input.media[image]
+    media = [m for m in saved.task.input.media if m.kind == "image"][image]
     boxes = []
     for index, turn in enumerate(saved.trajectory.turns):
         if not isinstance(turn.action, RunCode):

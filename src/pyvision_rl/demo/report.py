@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pyvision_rl.demo.kinds import KINDS, Kind
 
 MODELS = ("start", "plain", "tool_reward")
 """Before RL, after RL on accuracy alone, after RL with the tool reward; from the same start."""
 MODES = ("free", "tool", "direct")
 """How the first turn begins: as the model likes, with a look, with an answer."""
 TITLES = {"start": "start", "plain": "plain RL", "tool_reward": "RL with tool reward"}
+SEEN = {"frames_fetched": "frames fetched", "visual_tokens": "visual tokens"}
+"""Columns of a demo with videos."""
 NEVER = 0.02
 """Calls per episode that are as good as none."""
 DROPPED, KEPT, GREW = 0.25, 0.75, 1.25
@@ -50,6 +54,8 @@ class Outcome:
     direct_easy: Measured
     direct_hard: Measured
     """Accuracies, first turn forced to be an answer."""
+    seen: Mapping[str, float] = field(default_factory=dict)
+    """What a free episode fetched and was given, by the names of ``usage.NUMBERS``; of videos."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,36 +73,48 @@ class Split:
     """Direct answers changed; and forced episodes are not quite like free ones."""
 
 
-def outcome(results: Mapping[str, Mapping[str, Any]]) -> Outcome:
+def outcome(results: Mapping[str, Mapping[str, Any]], kind: Kind = KINDS["image"]) -> Outcome:
     """Return one model's outcome from its evaluations, by mode, as ``pvrl eval`` writes them.
+
+    Accuracies of several categories are averaged with equal weights.
 
     Raises:
         KeyError: A mode or a category is missing.
     """
 
-    def accuracy(mode: str, category: str) -> Measured:
-        score = results[mode]["categories"][category]
-        return Measured(score["accuracy"], score["accuracy_se"])
+    def scores(mode: str, categories: tuple[str, ...]) -> list[Mapping[str, Any]]:
+        return [results[mode]["categories"][category] for category in categories]
 
+    def accuracy(mode: str, categories: tuple[str, ...]) -> Measured:
+        found = scores(mode, categories)
+        squares = math.fsum(score["accuracy_se"] ** 2 for score in found)
+        return Measured(_mean(found, "accuracy"), math.sqrt(squares) / len(found))
+
+    overall = results["free"]["overall"]
     return Outcome(
-        calls=results["free"]["overall"]["tool_calls"],
-        easy=accuracy("free", "easy"),
-        hard=accuracy("free", "hard"),
-        share_hard=results["free"]["categories"]["hard"]["tool_share"],
-        tool_easy=accuracy("tool", "easy"),
-        tool_hard=accuracy("tool", "hard"),
-        direct_easy=accuracy("direct", "easy"),
-        direct_hard=accuracy("direct", "hard"),
+        calls=overall["tool_calls"],
+        easy=accuracy("free", kind.easy),
+        hard=accuracy("free", kind.hard),
+        share_hard=_mean(scores("free", kind.hard), "tool_share"),
+        tool_easy=accuracy("tool", kind.easy),
+        tool_hard=accuracy("tool", kind.hard),
+        direct_easy=accuracy("direct", kind.easy),
+        direct_hard=accuracy("direct", kind.hard),
+        seen={name: overall[name] for name in SEEN if "frames_fetched" in overall},
     )
 
 
-def read_outcomes(folder: Path) -> dict[str, Outcome]:
+def _mean(scores: list[Mapping[str, Any]], name: str) -> float:
+    return math.fsum(score[name] for score in scores) / len(scores)
+
+
+def read_outcomes(folder: Path, kind: Kind) -> dict[str, Outcome]:
     """Return the outcomes by model from ``folder/<model>/<mode>/result.json``."""
 
     def read(model: str, mode: str) -> Any:
         return json.loads((folder / model / mode / "result.json").read_text())
 
-    return {model: outcome({mode: read(model, mode) for mode in MODES}) for model in MODELS}
+    return {model: outcome({mode: read(model, mode) for mode in MODES}, kind) for model in MODELS}
 
 
 def split_rise(start: Outcome, end: Outcome) -> Split:
@@ -184,11 +202,16 @@ def _lesson(split: Split, fate_paid: str) -> str:
 
 def table_rows(outcomes: Mapping[str, Outcome]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the demo's table as (head, rows) of text."""
-    head = ("model", "calls", "easy", "hard", "hard, forced look", "hard, forced direct")
+    seen = [name for name in SEEN if all(name in o.seen for o in outcomes.values())]
+    head = (
+        *("model", "calls", *(SEEN[name] for name in seen)),
+        *("easy", "hard", "hard, forced look", "hard, forced direct"),
+    )
     rows = [
         (
             TITLES[model],
             f"{o.calls:.2f}",
+            *(f"{o.seen[name]:.1f}" for name in seen),
             *(_pm(m) for m in (o.easy, o.hard, o.tool_hard, o.direct_hard)),
         )
         for model, o in outcomes.items()

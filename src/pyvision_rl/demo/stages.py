@@ -22,13 +22,12 @@ from pyvision_rl import __version__
 from pyvision_rl.config import Config
 from pyvision_rl.config_file import find_config, load_config, resolved
 from pyvision_rl.demo import figure, page, report
+from pyvision_rl.demo.kinds import KINDS, Kind
 from pyvision_rl.demo.processes import Command, Runner
 from pyvision_rl.errors import RunError
 from pyvision_rl.present import hardware, markdown
 from pyvision_rl.runs import RunReader
 
-SFT_CONFIG = "tiny_image_sft"
-RL_CONFIG = "tiny_image_rl"
 ARMS = ("plain", "tool_reward")
 _EVAL_EVERY = 12
 """Not at the last step: the final model is evaluated in a stage of its own."""
@@ -41,12 +40,22 @@ class Plan:
     """What a demo is; two demos with equal plans give equal numbers."""
 
     seed: int
-    rl_config: str = RL_CONFIG
+    rl_config: str = ""
+    """Empty: that of the kind."""
     quick: bool = False
     """A few steps on a few tasks: everything runs, the numbers mean nothing."""
     threads: int = 1
     """CPU threads of the cold start; another number gives other last bits, and so another run."""
     version: str = __version__
+    kind: str = "image"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rl_config", self.rl_config or self.of.rl_config)
+
+    @property
+    def of(self) -> Kind:
+        """The configs and categories of the kind."""
+        return KINDS[self.kind]
 
     def record(self) -> dict[str, Any]:
         """Return what ``plan.json`` holds: the plan, and what its configs say now.
@@ -54,7 +63,7 @@ class Plan:
         Raises:
             ConfigError: A config is missing or wrong.
         """
-        hashes = {"sft_sha256": SFT_CONFIG, "rl_sha256": self.rl_config}
+        hashes = {"sft_sha256": self.of.sft_config, "rl_sha256": self.rl_config}
         return asdict(self) | {key: config_sha256(name) for key, name in hashes.items()}
 
 
@@ -117,12 +126,14 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
     Two of the three held-out evaluations run beside the longer arm of RL.
     """
     seed = f"seed={plan.seed}"
-    small_sft, small_rl = _quick_sft() if plan.quick else (), _QUICK_RL if plan.quick else ()
+    small_sft = _quick_sft(plan.of.sft_config) if plan.quick else ()
+    small_rl = _QUICK_RL if plan.quick else ()
     new, start = out / "model", out / "sft" / "final"
 
     def sft(verb: str, target: str, *sets: str, threads: int = 1) -> Command:
         words = (seed, *sets, *small_sft)
-        return Command(target, _pvrl(verb), SFT_CONFIG, out / target, words, threads=threads)
+        config = plan.of.sft_config
+        return Command(target, _pvrl(verb), config, out / target, words, threads=threads)
 
     def rl(verb: str, target: str, *sets: str) -> Command:
         sets = (seed, f"policy.model={start}", *sets, *small_rl)
@@ -160,10 +171,10 @@ _QUICK_RL = (
 )
 
 
-def _quick_sft() -> tuple[str, ...]:
+def _quick_sft(config: str) -> tuple[str, ...]:
     """Return overrides that leave every stage of the cold start two steps."""
     sets = ["new_model.corpus_count=40", "probe.num_tasks=4", "probe.rollouts=2"]
-    for index, stage in enumerate(load_config(find_config(SFT_CONFIG)).sft.stages):
+    for index, stage in enumerate(load_config(find_config(config)).sft.stages):
         key = f"sft.stages.{index}"
         sets += [f"{key}.steps=2", f"{key}.batch_size=4", f"{key}.min_steps=0"]
         sets += [f"{key}.probe_every=1"]
@@ -173,7 +184,7 @@ def _quick_sft() -> tuple[str, ...]:
 
 def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
     """Read what the stages wrote, draw the figure and write the page."""
-    outcomes = report.read_outcomes(out / "eval")
+    outcomes = report.read_outcomes(out / "eval", plan.of)
     probe = _probe_of_start(out / "sft")
     head, rows = report.table_rows(outcomes)
     happened = report.sentence(outcomes)
@@ -192,12 +203,15 @@ def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
         {arm: RunReader(out / f"rl-{arm}").metrics() for arm in ARMS},
         outcomes,
         Path(paths["figure"]),
+        kind=plan.of,
         title=f"{plan.rl_config}, seed {plan.seed}: two RL runs from the same cold start"
         + (" (quick: the numbers mean nothing)" if plan.quick else ""),
     )
     Path(paths["table"]).write_text(f"{markdown(head, rows)}\n{happened}\n")
     page.write_page(
-        page.choose(out / "eval" / "tool_reward" / "free", out / "eval" / "plain" / "free"),
+        page.choose(
+            out / "eval" / "tool_reward" / "free", out / "eval" / "plain" / "free", plan.of.hard
+        ),
         Path(paths["page"]),
         happened=happened,
         figure=Path(paths["figure"]),

@@ -25,7 +25,7 @@ from pyvision_rl.media import bytes_media, file_media, image_media
 from pyvision_rl.suites.tables import SHORT, Table, is_hub
 from pyvision_rl.types import Media
 
-_MAX_NAME = 200
+MAX_NAME = 200
 """Characters; a longer text is no path but a picture."""
 
 
@@ -38,13 +38,17 @@ def data_file(path: Path, names: Sequence[str], where: str) -> Path:
         where: What to get and where to put it, for the error.
 
     Raises:
-        TaskError: There is none.
+        TaskError: There is none, or nobody can tell which of several.
     """
     if is_hub(path) or path.is_file():
         return path
     if path.is_dir():
         for name in names:
-            if found := sorted(path.glob(name)):
+            found = sorted(path.glob(name))
+            if len(found) > 1:
+                listed = ", ".join(file.name for file in found)
+                raise TaskError(f"{path}: holds {listed}: give one of the files as path")
+            if found:
                 return found[0]
         raise TaskError(f"{path}: holds none of {', '.join(names)}; {where}")
     raise TaskError(f"{path}: no such file or folder; {where}")
@@ -89,6 +93,17 @@ class Pictures:
                     f"{table.name}: row {number + 1} shares the picture of row {other!r}, "
                     "which has none"
                 )
+
+    def check(self, where: str) -> None:
+        """Check that the pictures of a JSONL or JSON file are there, which it names by path.
+
+        Raises:
+            TaskError: Some are not.
+        """
+        if Path(self._table.name).suffix in (".jsonl", ".json"):
+            values = (self._table.read(n, self._column) for n in range(len(self._table.rows)))
+            names = [v for v in values if isinstance(v, str) and 0 < len(v) <= MAX_NAME]
+            check_media(Path(self._table.name).parent, names, where)
 
     def has(self, row: int) -> bool:
         """Return whether a row has a picture, its own or another's; not known is True."""
@@ -139,7 +154,7 @@ def picture(value: Any, folder: Path) -> Media:
         return image_media(value)
     if not isinstance(value, str) or not value:
         raise TaskError("holds no picture")
-    if len(value) <= _MAX_NAME and (found := stored(folder, value)) is not None:
+    if len(value) <= MAX_NAME and (found := stored(folder, value)) is not None:
         return file_media(found) if isinstance(found, Path) else bytes_media(found, value)
     try:
         return bytes_media(base64.b64decode(value, validate=True), "image")
@@ -147,13 +162,44 @@ def picture(value: Any, folder: Path) -> Media:
         raise TaskError(f"{value[:SHORT]!r} is neither a file nor base64 ({error})") from error
 
 
-def stored(folder: Path, name: str) -> Path | bytes | None:
-    """Return a file of a folder, or its bytes where only an archive of the folder has it.
+def check_media(folder: Path, names: Sequence[str], where: str) -> None:
+    """Check that a folder, or an archive in it, has files; reads none of them.
 
-    The names that are tried: as given, and without or with a first folder ``data``.
+    Raises:
+        TaskError: Some are not there.
     """
+    lost = [name for name in dict.fromkeys(names) if not _there(folder, name)]
+    if lost:
+        inside = _archived(folder)
+        lost = [name for name in lost if inside.isdisjoint(_variants(name))]
+    if lost:
+        raise TaskError(
+            f"{folder}: {len(lost)} files are not there, the first is {lost[0]!r}; {where}"
+        )
+
+
+def _there(folder: Path, name: str) -> bool:
+    return any((folder / one).is_file() for one in _variants(name))
+
+
+def _archived(folder: Path) -> set[str]:
+    """What the archives of a folder hold, with and without the first folder in them."""
+    found: set[str] = set()
+    for archive in sorted(folder.glob("*.zip")):
+        with _opened(archive) as file:
+            found.update(file.namelist())
+    return found | {name.partition("/")[2] for name in found}
+
+
+def _variants(name: str) -> tuple[str, ...]:
+    """A name as given, and without or with a first folder ``data``."""
     bare = name.removeprefix("./").removeprefix("data/")
-    names = (name, bare, f"data/{bare}")
+    return name, bare, f"data/{bare}"
+
+
+def stored(folder: Path, name: str) -> Path | bytes | None:
+    """Return a file of a folder, or its bytes where only an archive of the folder has it."""
+    names = _variants(name)
     for one in names:
         if (folder / one).is_file():
             return folder / one
@@ -171,6 +217,8 @@ def unpacked(folder: Path, name: str) -> Path:
     Raises:
         TaskError: Neither the folder nor an archive of it has the file, or it cannot be written.
     """
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise TaskError(f"{name!r} leads out of {folder}")
     path = folder / name
     if path.is_file():
         return path

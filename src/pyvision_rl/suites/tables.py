@@ -139,12 +139,11 @@ def _parquet(path: Path, media: Collection[str]) -> Table:
     if not path.is_file():
         raise TaskError(f"{path}: no such file")
     file = ParquetRows(path, columns=tuple(media))
-    rows = tuple(fields for _, fields in file.rows(images=False) if isinstance(fields, dict))
-
-    def read(row: int, column: str) -> Any:
-        return file.images(row + 1)[column]
-
-    return Table(str(path), file.names, rows, read)
+    plain = [name for name in file.names if name not in media]
+    rows = tuple(fields for _, fields in file.rows(plain) if isinstance(fields, dict))
+    return Table(
+        str(path), tuple(file.names), rows, lambda row, column: file.fields(row + 1)[column]
+    )
 
 
 def _jsonl(path: Path, media: Collection[str]) -> Table:

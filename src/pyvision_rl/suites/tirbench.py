@@ -27,7 +27,7 @@ from pyvision_rl.suites.base import (
     Undecided,
     protocol_name,
 )
-from pyvision_rl.suites.files import data_file, picture
+from pyvision_rl.suites.files import MAX_NAME, check_media, data_file, picture
 from pyvision_rl.suites.protocols import OURS, paper
 from pyvision_rl.suites.tables import Row, Table, is_hub, open_table
 from pyvision_rl.tasks.base import TaskSet
@@ -74,10 +74,15 @@ class TIRBench:
         # Paths are short, so they are kept with the rows; a hub's pictures are not.
         table = open_table(file, media=_PICTURES if is_hub(file) else ())
         table.need("prompt", "answer", "image_1", where=WHERE)
+        if not is_hub(file):
+            check_media(file.parent, _paths(table), WHERE)
+        named = len({row.get("question_id") for row in table.rows}) == len(table.rows)
         items = []
         for number, row in enumerate(table.rows):
+            # The published results are keyed by place; ids are used if they tell items apart.
+            name = str(row["question_id"] if named and "question_id" in row else number)
             try:
-                items.append(_item(table, number, row, file.parent))
+                items.append(_item(table, number, name, file.parent))
             except TaskError as error:
                 raise TaskError(f"{table.name}: item {number + 1}: {error}") from error
         return Items(self.name, items)
@@ -107,11 +112,17 @@ class TIRBench:
         return data_file(path, _FILES, WHERE)
 
 
-def _item(table: Table, number: int, row: Row, folder: Path) -> Item:
+def _paths(table: Table) -> list[str]:
+    """The pictures that the rows name by path."""
+    values = [row.get(name) for row in table.rows for name in _PICTURES]
+    return [value for value in values if isinstance(value, str) and 0 < len(value) <= MAX_NAME]
+
+
+def _item(table: Table, number: int, name: str, folder: Path) -> Item:
+    row = table.rows[number]
     kind = str(row.get("task") or row.get("category") or "")
     if kind not in tirbench_rules.TASKS:
         raise TaskError(f"task {kind!r} is none of {', '.join(tirbench_rules.TASKS)}")
-    name = str(row.get("question_id", number))
     prompt, answer = str(row["prompt"]), str(row["answer"])
     shown = row.get("image_1")
     image = shown if isinstance(shown, str) else ""

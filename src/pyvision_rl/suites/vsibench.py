@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyvision_rl.errors import TaskError
+from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.rewards.relative_accuracy import read_number, relative_accuracy
 from pyvision_rl.suites import choices, prompts, reports
@@ -38,7 +38,7 @@ from pyvision_rl.suites.base import (
     Undecided,
     protocol_name,
 )
-from pyvision_rl.suites.files import data_file, unpacked
+from pyvision_rl.suites.files import check_media, data_file, unpacked
 from pyvision_rl.suites.first_number import first_number
 from pyvision_rl.suites.protocols import LMMS_EVAL, OURS, paper
 from pyvision_rl.suites.tables import Row, is_hub, open_table
@@ -110,10 +110,12 @@ class VSIBench:
         protocol = protocol_name(self, protocol)
         path, part = _part(path)
         file = self._file(path)
+        if is_hub(file):
+            raise ConfigError(f"path = {str(file)!r}: rows on the hub have no videos; {WHERE}")
         table = open_table(file, media=())
         table.need(*_COLUMNS, *(["pruned"] if part else []), where=WHERE)
-        if not is_hub(file):
-            require_av(f"{file}: a video")
+        require_av(f"{file}: a video")
+        check_media(file.parent, [_video_name(row) for row in table.rows], WHERE)
         items = []
         for number, row in enumerate(table.rows):
             if part and bool(row["pruned"]) != (part == "pruned"):
@@ -128,7 +130,7 @@ class VSIBench:
     def files(self, path: Path) -> tuple[Path, ...]:
         """Return the file of questions."""
         path, _ = _part(path)
-        return () if is_hub(path) else (self._file(path),)
+        return (self._file(path),)
 
     def score(self, task: Task, final: Final, protocol: str) -> Grade | Undecided:
         """Return 1 for the right option, the mean relative accuracy of a number, else 0."""
@@ -197,9 +199,8 @@ def _item(row: Row, protocol: str, shuffle: int | None, folder: Path) -> Item:
         raise TaskError(f"ground_truth {answer!r}: {why}")
     text = _worded(str(row["question"]), options, protocol)
     gold = Gold(answer, "letter" if options else "float", facts)
-    video = f"{row['dataset']}/{row['scene_name']}.mp4"
     category = DIRECTION if kind.startswith(DIRECTION) else kind
-    return Item(name, text, gold, category, partial(_video, folder, video))
+    return Item(name, text, gold, category, partial(_video, folder, _video_name(row)))
 
 
 def _choices(row: Row, answer: str) -> choices.Choices:
@@ -211,6 +212,10 @@ def _choices(row: Row, answer: str) -> choices.Choices:
             raise TaskError(f"option {option!r:.60} does not begin with its letter")
         found.append(parts[2])
     return choices.Choices(tuple(found), answer.upper())
+
+
+def _video_name(row: Row) -> str:
+    return f"{row['dataset']}/{row['scene_name']}.mp4"
 
 
 def _video(folder: Path, name: str) -> tuple[Media, ...]:

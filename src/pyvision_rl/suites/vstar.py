@@ -91,6 +91,7 @@ class VStar:
         columns = _COLUMNS if "text" in table.columns else _TSV_COLUMNS
         table.need(*columns, where=WHERE)
         pictures = Pictures(table, "image")
+        pictures.check(WHERE)
         items = []
         for number, row in enumerate(table.rows):
             if not pictures.has(number):

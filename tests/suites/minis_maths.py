@@ -239,3 +239,34 @@ def dynamath_tsv(path: Path) -> Path:
             picture = as_base64(drawn(variant))
             rows.append((len(rows), picture, *values, row["knowledge_level"], row["id"], variant))
     return write_tsv(path, (*columns, "qid", "varid"), rows)
+
+
+BLIND_COLUMNS = ("image", "task", "prompt", "groundtruth", "metadata")
+BLIND = (
+    ("Subway Connections", "How many paths go from A to B? Answer in {}, e.g. {3}.", "3"),
+    ("Nested Squares", "Count the squares. Answer in {}, e.g. {3}.", "4"),
+    ("Line Plot Intersections", "How often do the lines cross? Answer in {}, e.g. {3}.", "2"),
+    ("Touching Circles", "Are the circles touching? Answer Yes or No.", "No"),
+    ("Counting Grid - Word Grids", "Count rows and columns: rows={5} columns={6}", "4,5"),
+    ("Counting Grid - Blank Grids", "Count rows and columns: rows={5} columns={6}", "10,3"),
+    ("Olympic Counting - Pentagons", "How many pentagons? Answer in {}, e.g. {3}.", "5"),
+    ("Olympic Counting - Circles", "How many circles? Answer in {}, e.g. {3}.", "9"),
+    ("Circled Letter", "Which letter is circled? Answer in {}, e.g. {a}.", "c"),
+)
+"""(task, prompt, groundtruth)"""
+
+
+def blind_parquet(path: Path) -> Path:
+    """Write the Parquet file."""
+    rows = []
+    for number, row in enumerate(BLIND):
+        picture = {"bytes": encoded(drawn(number)), "path": f"{number}.png"}
+        rows.append(dict(zip(BLIND_COLUMNS, (picture, *row, "{}"), strict=True)))
+    return write_parquet(path, rows)
+
+
+def blind_tsv(path: Path) -> Path:
+    """Write VLMEvalKit's TSV."""
+    columns = ("index", "image", "task", "question", "answers")
+    rows = [(number, as_base64(drawn(number)), *row) for number, row in enumerate(BLIND)]
+    return write_tsv(path, columns, rows)

@@ -243,6 +243,12 @@ def test_lmms_eval_takes_words_for_options_and_ours_does_not():
 
 
 # Worked by hand: its scorers are language models, but for --quick_match.
+@pytest.mark.parametrize(("answer", "right"), [("(b)", RIGHT), ("C", WRONG), ("the 2nd", None)])
+def test_mathverse_letters_of_options_in_the_picture_are_compared(answer, right):
+    one = task("B", "letter")
+    assert told(MathVerse().score(one, Final(answer), "pyvision")) is right
+
+
 @pytest.mark.parametrize(
     ("gold", "answer", "ours", "official", "quick"),
     [

@@ -15,12 +15,13 @@ _OPTION = re.compile(r"(?:^|\n)[ \t]*\(?([A-Z])[:.)][ \t]*")
 
 
 def options_of(text: str) -> tuple[str, ...]:
-    """Return the options of a question; empty if it lists none."""
+    """Return the options of a question; empty if it lists none, or one is only in the picture."""
     marks = _marks(text)
     if len(marks) < 2:
         return ()
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    return tuple(text[m.end() : end].strip() for m, end in zip(marks, ends, strict=True))
+    found = tuple(text[m.end() : end].strip() for m, end in zip(marks, ends, strict=True))
+    return found if all(found) else ()
 
 
 def relisted(text: str, given: choices.Choices, shown: choices.Choices) -> str:

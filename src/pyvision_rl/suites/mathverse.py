@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pyvision_rl.errors import TaskError
-from pyvision_rl.rewards.answers import match
+from pyvision_rl.rewards.answers import match, normalise, option_letter
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.suites import arithmetic, choices, prompts, reports
 from pyvision_rl.suites.base import (
@@ -171,6 +171,8 @@ def _strict(task: Task, answer: str | None) -> Grade | Undecided:
         return Grade(float(named == gold), named == gold, f"option {named}")
     if match(answer, gold, task.gold.answer_type, rel_tol=0.0).correct:
         return Grade(1.0, True, "same text")
+    if task.gold.answer_type == "letter" and option_letter(normalise(answer))[0]:
+        return Grade(0.0, False, "another letter")
     mine, theirs = _number(answer), _number(gold)
     if mine is None or theirs is None:
         return Undecided("the answer and the reference are not both plain numbers")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.suites import TABLE, tables
-from pyvision_rl.suites.base import Item, Items, protocol_name, settings_of
+from pyvision_rl.suites.base import Item, Items, Scored, protocol_name, settings_of
 from pyvision_rl.suites.choices import Choices, drawn, split
 from pyvision_rl.suites.files import digests, picture, unpacked
 from pyvision_rl.suites.hrbench import HRBench
@@ -182,10 +182,25 @@ def test_vsibench_has_a_debiased_part(tmp_path):
     pruned = VSIBench().tasks(tmp_path / "test.parquet@pruned", "")
     assert (len(debiased), len(pruned)) == (10, 1)
     assert pruned[0].gold.facts["part"] == "pruned"
+    # Questions without the column are told apart by the published list of ids.
     rows = tmp_path / "rows"
-    minis.vsibench_folder(rows)
-    with pytest.raises(TaskError, match="has no column 'pruned'"):
+    path = minis.vsibench_folder(rows)
+    with pytest.raises(TaskError, match=r"@debiased: no row is known.*pruned_ids\.txt"):
         VSIBench().tasks(rows / "test.jsonl@debiased", "")
+    (rows / "pruned_ids.txt").write_text("10\n3\n")
+    assert len(VSIBench().tasks(rows / "test.jsonl@debiased", "")) == 9
+    assert "part" not in VSIBench().tasks(path, "")[0].gold.facts
+
+
+def test_a_file_of_one_part_says_so(tmp_path):
+    minis.vsibench_folder(tmp_path)
+    rows = [row | {"pruned": False} for row in minis.vsibench_rows()[:9]]
+    minis.write_parquet(tmp_path / "test_debiased.parquet", rows)
+    tasks = VSIBench().tasks(tmp_path / "test_debiased.parquet", "")
+    assert tasks[0].gold.facts["part"] == "debiased"
+    report = VSIBench().aggregate([Scored(tasks[0], (1.0,))], "")
+    assert "of the part 'debiased' of the file" in report.notes
+    assert not any("of 5130 items" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -250,7 +265,10 @@ def test_a_video_is_never_unpacked_outside_its_folder(tmp_path):
 
 def test_ids_that_do_not_tell_items_apart_give_way_to_places(tmp_path):
     folder = minis.tirbench_folder(tmp_path)
-    rows = [row | {"question_id": 7} for row in minis.tirbench_rows()]
+    rows = [row | {"question_id": 7, "id": 20 + i} for i, row in enumerate(minis.tirbench_rows())]
+    (folder / "TIR-Bench.json").write_text(json.dumps(rows))
+    assert [TIRBench().tasks(folder, "")[i].id for i in range(3)] == ["20", "21", "22"]
+    rows = [row | {"id": 7} for row in rows]
     keyed = {str(place): row for place, row in enumerate(rows)}
     (folder / "TIR-Bench.json").write_text(json.dumps(keyed))
     tasks = TIRBench().tasks(folder, "")
@@ -311,6 +329,33 @@ def test_a_malformed_file_names_the_row(tmp_path):
     short.write_text("index\tquestion\n1\n")
     with pytest.raises(TaskError, match="row 1 has 1 fields, wants 2"):
         HRBench().tasks(short, "")
+
+
+@pytest.mark.parametrize("group", [1, 5, 100])
+def test_large_columns_are_read_in_any_order(tmp_path, group):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"id": i, "image": {"bytes": bytes([i]), "path": None}} for i in range(37)]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
+    table = tables.open_table(path, ("image",))
+    assert table.columns == ("id", "image")
+    assert list(table.rows) == [{"id": i} for i in range(37)]
+    for number in (*range(37), 3, 36, 0, 17, 16, 17, 5):
+        assert table.read(number, "image") == rows[number]["image"]
+    with pytest.raises(TaskError, match="row 38 cannot be read"):
+        table.read(37, "image")
+    assert table.read(36, "image") == rows[36]["image"]
+
+
+def test_what_is_no_parquet_file_says_so(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"nothing")
+    with pytest.raises(TaskError, match="not a readable Parquet file"):
+        tables.open_table(path, ())
+    with pytest.raises(TaskError, match="wants one of"):
+        tables.open_table(tmp_path / "a.csv", ())
 
 
 def test_items_have_ids_of_their_own():

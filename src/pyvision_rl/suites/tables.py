@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from pyvision_rl.errors import ConfigError, TaskError
-from pyvision_rl.tasks.parquet import ParquetRows
+from pyvision_rl.suites.parquet import ParquetTable
 
 Row: TypeAlias = Mapping[str, Any]
 HUB = "hf:"
@@ -136,14 +136,8 @@ def _row(
 
 
 def _parquet(path: Path, media: Collection[str]) -> Table:
-    if not path.is_file():
-        raise TaskError(f"{path}: no such file")
-    file = ParquetRows(path, columns=tuple(media))
-    plain = [name for name in file.names if name not in media]
-    rows = tuple(fields for _, fields in file.rows(plain) if isinstance(fields, dict))
-    return Table(
-        str(path), tuple(file.names), rows, lambda row, column: file.fields(row + 1)[column]
-    )
+    file = ParquetTable(path, media)
+    return Table(str(path), file.columns, file.rows, file.value)
 
 
 def _jsonl(path: Path, media: Collection[str]) -> Table:

@@ -76,13 +76,11 @@ class TIRBench:
         table.need("prompt", "answer", "image_1", where=WHERE)
         if not is_hub(file):
             check_media(file.parent, _paths(table), WHERE)
-        named = len({row.get("question_id") for row in table.rows}) == len(table.rows)
+        names = _names(table)
         items = []
-        for number, row in enumerate(table.rows):
-            # The published results are keyed by place; ids are used if they tell items apart.
-            name = str(row["question_id"] if named and "question_id" in row else number)
+        for number in range(len(table.rows)):
             try:
-                items.append(_item(table, number, name, file.parent))
+                items.append(_item(table, number, names[number], file.parent))
             except TaskError as error:
                 raise TaskError(f"{table.name}: item {number + 1}: {error}") from error
         return Items(self.name, items)
@@ -110,6 +108,15 @@ class TIRBench:
 
     def _file(self, path: Path) -> Path:
         return data_file(path, _FILES, WHERE)
+
+
+def _names(table: Table) -> list[str]:
+    """The ids of the items: the first column of ids that tells all apart, else their places."""
+    for column in ("question_id", "id"):
+        names = [str(row.get(column, "")) for row in table.rows]
+        if "" not in names and len(set(names)) == len(names):
+            return names
+    return [str(place) for place in range(len(table.rows))]
 
 
 def _paths(table: Table) -> list[str]:

@@ -1,9 +1,10 @@
 """VSI-Bench: 5,130 questions on indoor videos, half with options, half with a number for an answer.
 
 In: the JSONL or Parquet file of questions, and beside it the videos as ``{dataset}/{scene}.mp4`` or
-in the published archives. ``FILE@debiased`` keeps the rows that are not ``pruned``,
-``FILE@pruned`` the others. Out: tasks, and the unweighted mean of eight task scores: accuracy for
-letters, mean relative accuracy (MRA) for numbers; direction is the mean of its three levels.
+in the published archives. ``FILE@debiased`` keeps the rows that are not pruned, ``FILE@pruned`` the
+others, by the column ``pruned`` or the file ``pruned_ids.txt``. Out: tasks, and the unweighted mean
+of eight task scores: accuracy for letters, mean relative accuracy (MRA) for numbers; direction is
+the mean of its three levels.
 
 MRA by protocol, for answer p and gold g, over theta = 0.5, 0.55, ..., 0.95:
 
@@ -41,7 +42,7 @@ from pyvision_rl.suites.base import (
 from pyvision_rl.suites.files import check_media, data_file, unpacked
 from pyvision_rl.suites.first_number import first_number
 from pyvision_rl.suites.protocols import LMMS_EVAL, OURS, paper
-from pyvision_rl.suites.tables import Row, is_hub, open_table
+from pyvision_rl.suites.tables import Row, Table, is_hub, open_table
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.types import Fact, Gold, Media, Task
 from pyvision_rl.video import file_video, require_av
@@ -72,15 +73,15 @@ TASKS = (
 )
 """The eight scores that the overall one is the mean of."""
 WHERE = (
-    "get the data set nyu-visionx/VSI-Bench and give its folder: the Parquet or JSONL file, and "
-    "beside it arkitscenes.zip, scannet.zip and scannetpp.zip, or what is in them"
+    "get the data set nyu-visionx/VSI-Bench and give its folder (or one of its Parquet files): "
+    "test.jsonl, and beside it arkitscenes.zip, scannet.zip, scannetpp.zip or what is in them"
 )
 PARTS = ("debiased", "pruned")
 CORRECT_FROM = 0.5
 """MRA from which a number counts as correct, as the authors' code of PyVision-RL has it."""
 
 _COLUMNS = ("id", "dataset", "scene_name", "question_type", "question", "ground_truth")
-_FILES = ("test.parquet", "test.jsonl", "*.parquet", "*.jsonl")
+_FILES = ("test.jsonl", "test-*.parquet", "test.parquet", "*.parquet", "*.jsonl")
 _FRAMES = "These are frames of a video."
 _PHRASE = "Please answer the question using a single word or phrase."
 _OPTION = re.compile(r"\s*([A-Z])[.):]\s*(.*\S)\s*", re.DOTALL)
@@ -113,12 +114,19 @@ class VSIBench:
         if is_hub(file):
             raise ConfigError(f"path = {str(file)!r}: rows on the hub have no videos; {WHERE}")
         table = open_table(file, media=())
-        table.need(*_COLUMNS, *(["pruned"] if part else []), where=WHERE)
+        table.need(*_COLUMNS, where=WHERE)
+        parts = _parts(table, file)
+        if part and not any(parts):
+            raise TaskError(
+                f"{file}@{part}: no row is known to be in it or not; this takes the column "
+                f"'pruned', or pruned_ids.txt beside the file; {WHERE}"
+            )
+        part = part or (parts[0] if len(set(parts)) == 1 else "")
         require_av(f"{file}: a video")
         check_media(file.parent, [_video_name(row) for row in table.rows], WHERE)
         items = []
         for number, row in enumerate(table.rows):
-            if part and bool(row["pruned"]) != (part == "pruned"):
+            if part and parts[number] != part:
                 continue
             try:
                 found = _item(row, protocol, shuffle, file.parent)
@@ -176,6 +184,17 @@ def _part(path: Path) -> tuple[Path, str]:
     """The file, and which part of it is meant."""
     name, at, part = str(path).rpartition("@")
     return (Path(name), part) if at and part in PARTS else (path, "")
+
+
+def _parts(table: Table, file: Path) -> list[str]:
+    """Of which part each row is; empty where nobody can tell."""
+    if "pruned" in table.columns:
+        return [PARTS[bool(row["pruned"])] for row in table.rows]
+    names = file.with_name("pruned_ids.txt")
+    if not names.is_file():
+        return [""] * len(table.rows)
+    pruned = set(names.read_text(encoding="utf-8").split())
+    return [PARTS[str(row["id"]) in pruned] for row in table.rows]
 
 
 def _of_part(item: Item, part: str) -> Item:

@@ -101,7 +101,7 @@ class JsonlTasks:
         """An image that is stored in the row itself."""
         if self._parquet is None:
             self._parquet = ParquetRows(self._path)
-        values = media_values(self._parquet.fields(line), "image")
+        values = media_values(self._parquet.images(line), "image")
         return image_of(values[position], self._path.parent)
 
 

@@ -9,6 +9,7 @@ import pytest
 from pyvision_rl.errors import TaskError
 from pyvision_rl.suites.base import settings_of
 from pyvision_rl.suites.dynamath import DynaMath
+from pyvision_rl.suites.listed_options import options_of as lined
 from pyvision_rl.suites.mathverse import MathVerse
 from pyvision_rl.suites.mathvision import MathVision
 from pyvision_rl.suites.task_set import find_suite
@@ -180,6 +181,22 @@ def test_mathvision_mends_the_answer_that_lost_its_backslash(tmp_path):
 )
 def test_wemath_options_are_read_out_of_one_text(text, options):
     assert options_of(text) == options
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("Which?\nChoices:\nA:40°\nB:50°", ("40°", "50°")),
+        ("Which?\nA. one\nB. two\nso\nC. three", ("one", "two\nso", "three")),
+        # Of several lists the last counts; a letter may not be skipped.
+        ("A: if so\nB: if not\nWhich?\nA: yes\nB: no\nC: both", ("yes", "no", "both")),
+        ("Which?\nA. one\nC. three", ()),
+        ("Which?\nA.\nB.", ()),
+        ("What is A. doing?", ()),
+    ],
+)
+def test_options_one_a_line_are_read(text, options):
+    assert lined(text) == options
 
 
 @pytest.mark.parametrize("text", ["", "A. 3", "yes or no", "B. 3; C. 4"])

@@ -152,6 +152,8 @@ def _state(path: Path) -> tuple[int, int]:
         raise TaskError(f"{path}: no such file") from error
     except OSError as error:
         raise TaskError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise TaskError(f"{str(path)!r} cannot be the name of a file: {error}") from error
     if not stat.S_ISREG(found.st_mode):
         raise TaskError(f"{path}: not a regular file")
     if found.st_size == 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -288,6 +288,10 @@ JSON = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.lists(st.dictionaries(st.sampled_from(rows.FIELDS), JSON), min_size=1, max_size=4))
+@example([{"question": "q", "answer": "a", "videos": ["\x00"]}])
+@example([{"question": "q", "answer": "a", "videos": ["\ud800"]}])
+@example([{"question": "q", "answer": "a", "images": ["\x00"]}])
+@example([{"question": "q", "answer": "a", "images": ["\ud800"]}])
 def test_any_rows_give_tasks_or_faults(write: Write, items: list[dict[str, Any]]) -> None:
     path = write(*items, name="any.jsonl")
     if scan(path):

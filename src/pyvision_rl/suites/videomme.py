@@ -39,8 +39,8 @@ LETTERS = "ABCD"
 FACTS = {"duration": "duration", "domain": "domain", "sub_category": "sub", "task_type": "task"}
 """Columns that numbers are split by, and what their names begin with."""
 WHERE = (
-    "get the data set lmms-lab/Video-MME and give its folder: videomme/test-*.parquet, and the "
-    "archives videos_chunked_*.zip or the folder data that is in them"
+    "get the data set lmms-lab/Video-MME (or lmms-eval/Video-MME) and give its folder: "
+    "videomme/test-*.parquet, and videos_chunked_*.zip or the folder data that is in them"
 )
 _FILES = ("videomme/test-*.parquet", "**/test-*.parquet", "*.parquet", "*.jsonl")
 _COLUMNS = ("videoID", *FACTS, "question_id", "question", "options", "answer")

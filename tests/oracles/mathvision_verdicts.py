@@ -1,4 +1,4 @@
-"""MATH-Vision's published verdicts beside ours: ``python tests/oracles/mathvision_verdicts.py PATH``.
+"""Published verdicts beside ours: ``python tests/oracles/mathvision_verdicts.py PATH``.
 
 PATH is a checkout of mathllm/MATH-V, whose ``outputs`` hold responses of models with what the
 authors' scorer said. Writes how often ours extracts and says the same; needs this package only.

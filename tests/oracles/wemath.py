@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ class _Rows:
 
 
 def _file(data: list[dict[str, Any]]) -> str:
-    path = Path("/tmp/wemath_oracle.json")
+    path = Path(tempfile.mkdtemp()) / "made.json"
     path.write_text(json.dumps(data))
     return str(path)
 

@@ -9,5 +9,7 @@ TABLE: dict[str, str] = {
     "dynamath": "pyvision_rl.suites.dynamath:DynaMath",
     "tirbench": "pyvision_rl.suites.tirbench:TIRBench",
     "vsibench": "pyvision_rl.suites.vsibench:VSIBench",
+    "videomme": "pyvision_rl.suites.videomme:VideoMME",
+    "vlmsareblind": "pyvision_rl.suites.vlmsareblind:VLMsAreBlind",
 }
 """Short name -> ``module:Class`` of a ``Suite``; built without arguments."""

@@ -79,4 +79,7 @@ class SuiteGrader:
         self._undecided += 1
         if self._judge is None:
             raise RewardError(f"undecided by the rules ({undecided.why}), and no rewards.judge")
+        # MathVerse asks some questions only in the picture, which the judge does not see.
+        if isinstance(told := task.gold.facts.get("question_for_eval"), str):
+            task = replace(task, input=replace(task.input, question=told))
         return await self._judge(task, trajectory)

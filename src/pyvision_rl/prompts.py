@@ -9,15 +9,19 @@ control token harmless.
 The words are in template files (``template`` says how they are read): ``question`` tells what the
 paper's prompt tells, ``minimal`` holds the images and the question only. Their placeholders:
 
-    question      {query} and {images}, once each; {image_info} and {video_info}, if wanted, once;
-                  lines may begin with the conditions of ``CONDITIONS``
+    question      {query} and {images}, once each; {image_info} and {video_info}, if wanted, once,
+                  and {width} and {height} of the first medium; lines may begin with the conditions
+                  of ``CONDITIONS``
     observation   {text} and {images}, once each
+
+``prompts.style = "pyvision"`` is a layout of its own, for the released models: it is no template,
+as it depends on what is shown where no placeholder can (``released_style``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pyvision_rl.config import PromptsConfig
 from pyvision_rl.errors import TaskError
@@ -40,6 +44,9 @@ IMAGE_NAME = "image_clue_{}"
 CONDITIONS = ("images", "hidden_images", "frames", "videos", "media")
 """What may stand before a line of a question template: the context holds images; images are in the
 sandbox only; the context holds frames of videos; videos are in the sandbox; the task has media."""
+SIDES = ("width", "height")
+OPTIONAL = ("image_info", "video_info", *SIDES)
+"""Placeholders that a question template may hold."""
 NO_OUTPUT = "(no output)"
 STATE_LOST = "The interpreter was started anew: your variables are lost; the images are loaded."
 ALLOWED_FORMS = (
@@ -60,11 +67,12 @@ class PromptBuilder:
             ConfigError: A file is missing, is not UTF-8 or holds a control character, or its
                 placeholders are wrong.
         """
+        self._released = config.style == "pyvision"
         self._question = load_template(
             "prompts.template",
-            config.template or "question",
+            config.template or ("pyvision" if self._released else "question"),
             ("query", "images"),
-            ("image_info", "video_info"),
+            OPTIONAL,
             CONDITIONS,
         )
         self._observation = load_template(
@@ -104,25 +112,33 @@ class PromptBuilder:
         holds["images"] = bool(shown)
         for _, media, _ in shown:
             _refuse_long(task, media)
+        said = {"image_info": "\n".join(sizes), "video_info": "\n".join(facts)}
+        if self._released:
+            from pyvision_rl.released_style import facts_of
+
+            said |= facts_of(task.media, bindings)
+        said |= {side: str(getattr(m, side)) for m in task.media[:1] for side in SIDES}
         parts = self._question.fill(
             {
                 "query": _text(task.question),
                 "images": _tagged(shown),
-                "image_info": _text("\n".join(sizes)),
-                "video_info": _text("\n".join(facts)),
+                **{name: _text(said.get(name, "")) for name in OPTIONAL},
             },
             {name for name in CONDITIONS if holds.get(name)},
         )
-        said = self._config.system
-        system = () if said is None else (Message("system", (Text(said),)),)
+        told = self._config.system
+        system = () if told is None else (Message("system", (Text(told),)),)
         return Prompt((*system, Message("user", parts)), bindings)
 
-    def observation(self, execution: Execution, first_image: int) -> Observation:
+    def observation(
+        self, execution: Execution, first_image: int, media: Sequence[Media] = ()
+    ) -> Observation:
         """Return what one code block gave, as the policy will read it.
 
         Args:
             execution: What happened.
             first_image: k of the first shown image's name ``image_clue_k``.
+            media: Of the task; style pyvision goes by whether there is a video.
         """
         named = [(IMAGE_NAME.format(first_image + i), m) for i, m in enumerate(execution.images)]
         # The shape is the model's doing: a crash here would let model code end the run.
@@ -132,9 +148,15 @@ class PromptBuilder:
             for name, m in named
             if too_long(m.width, m.height)
         ]
-        lines = [execution.output.strip("\n"), _error(execution), *hidden]
-        if execution.state_lost:
-            lines.append(STATE_LOST)
+        lost = [STATE_LOST] if execution.state_lost else []
+        if self._released:
+            from pyvision_rl.released_style import observed
+
+            text = _clean("\n".join(filter(None, [execution.output.strip(), *hidden, *lost])))
+            with_video = any(m.kind == "video" for m in media)
+            laid_out = observed(text, _clean(_error(execution)), shown, with_video=with_video)
+            return Observation(Message("user", laid_out), execution)
+        lines = [execution.output.strip("\n"), _error(execution), *hidden, *lost]
         text = "\n".join(line for line in lines if line)
         if text:
             text = f"Text Result:\n{text}"
@@ -148,6 +170,10 @@ class PromptBuilder:
     def refusal(self, why: str) -> Observation:
         """Return the answer to a malformed turn: what is wrong with it, and what is allowed."""
         text = f"The reply was not used: {why}. {ALLOWED_FORMS}"
+        if self._released:
+            from pyvision_rl.released_style import refused
+
+            return Observation(Message("user", refused(text)), None)
         parts = self._observation.fill({"text": _text(text), "images": ()})
         return Observation(Message("user", parts), None)
 
@@ -161,7 +187,11 @@ def _error(execution: Execution) -> str:
 
 def _text(text: str) -> tuple[Part, ...]:
     """The text as parts: none when empty. Lone surrogates cannot be encoded and are replaced."""
-    return (Text(_SURROGATE.sub("\ufffd", text)),) if text else ()
+    return (Text(_clean(text)),) if text else ()
+
+
+def _clean(text: str) -> str:
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _tagged(images: Iterable[tuple[str, Media, str | None]]) -> tuple[Part, ...]:

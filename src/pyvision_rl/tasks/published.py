@@ -232,8 +232,12 @@ class _Fields:
 
     def text(self, key: str, *, required: bool = False, numeric: bool = True) -> str:
         """Return a field as text; empty where it is absent or faulty."""
+        before = len(self.wrong)
+        value = self.find(key)
+        if len(self.wrong) > before:
+            return ""  # what it should stand in is faulty already
         try:
-            return as_text(self.find(key), required=required, numeric=numeric)
+            return as_text(value, required=required, numeric=numeric)
         except FieldError as error:
             self.wrong.append((key, str(error)))
             return ""
@@ -340,9 +344,10 @@ def _located(value: Any, kind: str, options: Options, root: Path) -> Path | byte
         return value
     if not (isinstance(value, str) and value.strip()):
         raise FieldError(f"is {value!r:.80}, wants a path")
-    if options.drop_prefix and value.startswith(options.drop_prefix):
-        value = value.removeprefix(options.drop_prefix).lstrip("/")
-    return root / value
+    name = str(value)
+    if options.drop_prefix and name.startswith(options.drop_prefix):
+        name = name.removeprefix(options.drop_prefix).lstrip("/")
+    return root / name
 
 
 def _named(text: Mapping[str, str], number: int, options: Options) -> str:

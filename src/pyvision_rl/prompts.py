@@ -9,13 +9,13 @@ control token harmless.
 The words are in template files (``template`` says how they are read): ``question`` tells what the
 paper's prompt tells, ``minimal`` holds the images and the question only. Their placeholders:
 
-    question      {query} and {images}, once each; {image_info} and {video_info}, if wanted, once,
-                  and {width} and {height} of the first medium; lines may begin with the conditions
-                  of ``CONDITIONS``
+    question      {query} and {images}, once each; {image_info} and {video_info}, if wanted, once;
+                  lines may begin with the conditions of ``CONDITIONS``
     observation   {text} and {images}, once each
 
-``prompts.style = "pyvision"`` is a layout of its own, for the released models: it is no template,
-as it depends on what is shown where no placeholder can (``released_style``).
+``prompts.style = "pyvision"`` is the layout of the released models: more than templates, as their
+line breaks go by what code gave, which no placeholder can (``released_style``). It adds {width} and
+{height} of the first medium to what a question may hold.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ IMAGE_NAME = "image_clue_{}"
 CONDITIONS = ("images", "hidden_images", "frames", "videos", "media")
 """What may stand before a line of a question template: the context holds images; images are in the
 sandbox only; the context holds frames of videos; videos are in the sandbox; the task has media."""
-SIDES = ("width", "height")
-OPTIONAL = ("image_info", "video_info", *SIDES)
-"""Placeholders that a question template may hold."""
+STYLES = {
+    "plain": ("question", "observation"),
+    "pyvision": ("pyvision", "pyvision_error", "width", "height"),
+}
+"""Style -> its templates, and what else a question may hold."""
 NO_OUTPUT = "(no output)"
 STATE_LOST = "The interpreter was started anew: your variables are lost; the images are loaded."
 ALLOWED_FORMS = (
@@ -67,16 +69,16 @@ class PromptBuilder:
             ConfigError: A file is missing, is not UTF-8 or holds a control character, or its
                 placeholders are wrong.
         """
-        self._released = config.style == "pyvision"
+        style = STYLES[config.style]
         self._question = load_template(
             "prompts.template",
-            config.template or ("pyvision" if self._released else "question"),
+            config.template or style[0],
             ("query", "images"),
-            OPTIONAL,
+            ("image_info", "video_info", *style[2:]),
             CONDITIONS,
         )
         self._observation = load_template(
-            "prompts.observation", config.observation or "observation", ("text", "images")
+            "prompts.observation", config.observation or style[1], ("text", "images")
         )
         if config.system is not None:
             check_characters(config.system, "prompts.system")
@@ -112,22 +114,21 @@ class PromptBuilder:
         holds["images"] = bool(shown)
         for _, media, _ in shown:
             _refuse_long(task, media)
-        said = {"image_info": "\n".join(sizes), "video_info": "\n".join(facts)}
-        if self._released:
+        told = {"image_info": "\n".join(sizes), "video_info": "\n".join(facts)}
+        if self._config.style == "pyvision":
             from pyvision_rl.released_style import facts_of
 
-            said |= facts_of(task.media, bindings)
-        said |= {side: str(getattr(m, side)) for m in task.media[:1] for side in SIDES}
+            told = facts_of(task.media, bindings)
         parts = self._question.fill(
             {
                 "query": _text(task.question),
                 "images": _tagged(shown),
-                **{name: _text(said.get(name, "")) for name in OPTIONAL},
+                **{name: _text(text) for name, text in told.items()},
             },
             {name for name in CONDITIONS if holds.get(name)},
         )
-        told = self._config.system
-        system = () if told is None else (Message("system", (Text(told),)),)
+        said = self._config.system
+        system = () if said is None else (Message("system", (Text(said),)),)
         return Prompt((*system, Message("user", parts)), bindings)
 
     def observation(
@@ -143,20 +144,18 @@ class PromptBuilder:
         named = [(IMAGE_NAME.format(first_image + i), m) for i, m in enumerate(execution.images)]
         # The shape is the model's doing: a crash here would let model code end the run.
         shown = [(name, m) for name, m in named if not too_long(m.width, m.height)]
-        hidden = [
+        remarks = [
             f"{name} ({m.width} x {m.height} pixels) is too long and narrow to be shown."
             for name, m in named
             if too_long(m.width, m.height)
         ]
-        lost = [STATE_LOST] if execution.state_lost else []
-        if self._released:
+        if execution.state_lost:
+            remarks.append(STATE_LOST)
+        if self._config.style == "pyvision":
             from pyvision_rl.released_style import observed
 
-            text = _clean("\n".join(filter(None, [execution.output.strip(), *hidden, *lost])))
-            with_video = any(m.kind == "video" for m in media)
-            laid_out = observed(text, _clean(_error(execution)), shown, with_video=with_video)
-            return Observation(Message("user", laid_out), execution)
-        lines = [execution.output.strip("\n"), _error(execution), *hidden, *lost]
+            return observed(execution, _error(execution), remarks, shown, media)
+        lines = [execution.output.strip("\n"), _error(execution), *remarks]
         text = "\n".join(line for line in lines if line)
         if text:
             text = f"Text Result:\n{text}"
@@ -170,10 +169,6 @@ class PromptBuilder:
     def refusal(self, why: str) -> Observation:
         """Return the answer to a malformed turn: what is wrong with it, and what is allowed."""
         text = f"The reply was not used: {why}. {ALLOWED_FORMS}"
-        if self._released:
-            from pyvision_rl.released_style import refused
-
-            return Observation(Message("user", refused(text)), None)
         parts = self._observation.fill({"text": _text(text), "images": ()})
         return Observation(Message("user", parts), None)
 
@@ -187,11 +182,7 @@ def _error(execution: Execution) -> str:
 
 def _text(text: str) -> tuple[Part, ...]:
     """The text as parts: none when empty. Lone surrogates cannot be encoded and are replaced."""
-    return (Text(_clean(text)),) if text else ()
-
-
-def _clean(text: str) -> str:
-    return _SURROGATE.sub("\ufffd", text)
+    return (Text(_SURROGATE.sub("\ufffd", text)),) if text else ()
 
 
 def _tagged(images: Iterable[tuple[str, Media, str | None]]) -> tuple[Part, ...]:

@@ -17,17 +17,19 @@ grammar of turns (``parsing``) and binds nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from pyvision_rl.types import Media, Part, Text
+from pyvision_rl.types import Execution, Media, Message, Observation, Part, Text
 from pyvision_rl.video_prompt import VIDEO_NAME
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _OPEN = "<tool_response>\n<interpreter>"
 _CLOSE = "</interpreter>\n\n</tool_response>"
 
 
 def facts_of(media: Sequence[Media], bindings: Mapping[str, Media]) -> dict[str, str]:
-    """Return ``image_info`` and ``video_info``: a line per image, three per video that is bound.
+    """Return the texts of placeholders: sides of the first medium, and a line or three of each.
 
     Args:
         media: Of the task.
@@ -36,25 +38,45 @@ def facts_of(media: Sequence[Media], bindings: Mapping[str, Media]) -> dict[str,
     sizes = [f"Image Width: {m.width}; Image Height: {m.height}" for m in media if not m.video]
     videos = enumerate(m for m in media if m.video)
     films = [line for k, m in videos for line in _film(VIDEO_NAME.format(k), m, bindings)]
-    return {"image_info": "\n".join(sizes), "video_info": "\n".join(films)}
+    first = media[:1]
+    return {
+        "width": "".join(str(m.width) for m in first),
+        "height": "".join(str(m.height) for m in first),
+        "image_info": "\n".join(sizes),
+        "video_info": "\n".join(films),
+    }
 
 
 def observed(
-    text: str, error: str, shown: Sequence[tuple[str, Media]], *, with_video: bool
-) -> tuple[Part, ...]:
-    """Return an observation as parts.
+    ran: Execution,
+    error: str,
+    remarks: Sequence[str],
+    shown: Sequence[tuple[str, Media]],
+    media: Sequence[Media],
+) -> Observation:
+    """Return what code gave, in the layout of an image or of a video.
 
     Args:
-        text: What was printed, and remarks of ours.
+        ran: What happened.
         error: Why the code did not run to its end; empty if it did.
+        remarks: Of ours; they stand behind what was printed.
         shown: Name and picture.
-        with_video: The task holds a video: line breaks differ a little.
+        media: Of the task: the layout is that of a video if there is one.
     """
+    text = _joined(ran.output.strip(), *remarks)
+    with_video = any(m.video for m in media)
+    parts = _laid_out(text, _joined(error), shown, with_video=with_video)
+    return Observation(Message("user", parts), ran)
+
+
+def _laid_out(
+    text: str, error: str, shown: Sequence[tuple[str, Media]], *, with_video: bool
+) -> tuple[Part, ...]:
     if error:
         error = f"Execution error: {error}"
         if not text and not shown:
             return (Text(f"{_OPEN}{error}{_CLOSE}"),)
-        text = "\n".join(line for line in (text, error) if line)
+        text = _joined(text, error)
     if not shown:
         end = "\n" if with_video else ""
         return (Text(f"{_OPEN}\nText Result:\n{text}{end}{_CLOSE}"),)
@@ -67,9 +89,9 @@ def observed(
     return (*parts, Text(before + _CLOSE))
 
 
-def refused(why: str) -> tuple[Part, ...]:
-    """Return the answer to a turn that could not be used."""
-    return (Text(f"{_OPEN}Error: {why}{_CLOSE}"),)
+def _joined(*lines: str) -> str:
+    """The lines that are not empty; lone surrogates cannot be encoded and are replaced."""
+    return _SURROGATE.sub("\ufffd", "\n".join(line for line in lines if line))
 
 
 def _film(name: str, media: Media, bindings: Mapping[str, Media]) -> Iterator[str]:

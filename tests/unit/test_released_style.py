@@ -214,7 +214,8 @@ def test_a_template_of_the_authors_fits_with_its_width_and_height(tmp_path: Path
 def test_a_video_that_code_does_not_have_is_not_called_loaded() -> None:
     film = a_video()
     line = "Frame Width: 56; Frame Height: 56;\nVideo Length: 64; Sample FPS: 8.00"
-    assert facts_of((film,), {})["video_info"] == line
+    alone = {"image_info": "", "video_info": line, "width": "56", "height": "56"}
+    assert facts_of((film,), {}) == alone
     loaded = facts_of((film,), {"video_clue_0": film})["video_info"]
     assert loaded == f"{line}\nThis video is loaded as the global variable `video_clue_0`."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -16,10 +17,12 @@ from PIL import Image
 
 from pyvision_rl.assemble import build_tasks
 from pyvision_rl.config import PromptsConfig, TasksConfig
+from pyvision_rl.config_file import load_config
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.media import image_media
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import parse_options
+from pyvision_rl.rewards import build_rewarder
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.tasks.published import Options, entry_of
 from pyvision_rl.tasks.records import Record
@@ -364,3 +367,22 @@ def test_a_file_alone_is_read_in_the_shape_that_it_has(folder: Path) -> None:
     (folder / "run.json").write_text('{"a": [1]}')
     assert not names_records(folder / "run.json")
     assert not names_records(folder / "none.json")
+
+
+def test_the_configs_of_the_page_on_data_load(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    blocks = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        (tmp_path / "c.toml").write_text(block)
+        config = load_config(tmp_path / "c.toml")
+        if config.tasks is not None:
+            assert config.tasks.name == "published"
+            parse_options(Options, config.tasks.options, "tasks.options")
+        build_rewarder(config.rewards)
+
+
+def test_every_option_is_on_the_page_on_data() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert set(named) == set(Options.model_fields)

@@ -6,7 +6,6 @@ is opened once, however many rows name it, and several at the same time. Keeps n
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -139,8 +138,3 @@ def _held(data: bytes, name: str) -> Measured | str:
     except TaskError as error:
         return str(error)
     return Measured("image", media.sha256, len(data), media.width, media.height)
-
-
-def digest(*parts: str) -> bytes:
-    """Return 16 bytes that are equal for equal parts."""
-    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).digest()

@@ -8,6 +8,7 @@ judge is asked nothing. Looks at rows one at a time; asks no model and writes no
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pyvision_rl.checks_media import Kind, Measured, Measurer, digest
+from pyvision_rl.checks_media import Kind, Measured, Measurer
 from pyvision_rl.checks_sandbox import Finding
 from pyvision_rl.config import Config, RewardsConfig
 from pyvision_rl.rewards import build_rewarder
@@ -126,8 +127,8 @@ class Survey:
         self.categories[row.category] += 1
         self.environments[entry.environment] += 1
         names = sorted(seen.name for seen in media if isinstance(seen, Measured))
-        asked = digest(" ".join(row.question.split()), *names)
-        answer = digest(row.answer.strip())
+        asked = _digest(" ".join(row.question.split()), *names)
+        answer = _digest(row.answer.strip())
         where = f"{path.name}:{row.line}"
         first, before = self._asked.setdefault(asked, (where, answer))
         if first != where:
@@ -245,6 +246,11 @@ def by_rules(config: RewardsConfig) -> RewardsConfig:
     """Return the section with a judge that goes by rules and may not be asked."""
     judge = config.judge.model_copy(update={"rules_first": True, "max_calls": 0})
     return config.model_copy(update={"judge": judge})
+
+
+def _digest(*parts: str) -> bytes:
+    """16 bytes that are equal for equal parts."""
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
 
 
 def _counts(counter: Mapping[str, int]) -> dict[str, int]:

@@ -7,6 +7,8 @@ The words of the question are ours; nothing else in them is.
 
 from __future__ import annotations
 
+import json
+import re
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from pyvision_rl.parsing import CODE_CLOSE, parse
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.released_style import facts_of
 from pyvision_rl.rendering.qwen_vl import QwenRenderer
+from pyvision_rl.sft_format import read_conversations
 from pyvision_rl.types import (
     Action,
     EndReason,
@@ -116,6 +119,31 @@ def test_a_video_episode_is_word_for_word_the_golden_one(tmp_path: Path) -> None
     made = episode(task, VIDEO_SCRIPT)
     assert (made.end, made.answer) == (EndReason.ANSWERED, "7")
     compare(as_read(made), "released_video.txt")
+
+
+def test_a_cold_start_record_of_the_same_layout_is_read_to_the_same_words(tmp_path: Path) -> None:
+    """The published set: human and gpt in turn, markers for images, and their paths beside."""
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    golden = (GOLDEN / "released_image.txt").read_text(encoding="utf-8").removesuffix("\n")
+    said = golden.replace("<|vision_start|><|image_pad|><|vision_end|>", "<image>")
+    turns = [turn.removesuffix("<|im_end|>") for turn in re.split(r"\n?<\|im_start\|>", said)[2:]]
+    names = {"user": "human", "assistant": "gpt"}
+    rows = [
+        {"from": names[role], "value": text}
+        for role, _, text in (turn.partition("\n") for turn in turns)
+    ]
+    record = {"conversations": rows, "images": ["a.png"] * 4, "source_dataset": "mmpr"}
+    (tmp_path / "sft.json").write_text(json.dumps([record]))
+    (read,) = read_conversations(tmp_path / "sft.json")
+    assert (len(rows), read.source) == (10, "mmpr")
+    renderer = QwenRenderer(make_tokenizer(), None)
+    segments = render(renderer, read)
+    assert renderer.decode([i for segment in segments for i in segment.token_ids]) == golden
+    # Every code turn ends where our policies are stopped, and only the answer ends by itself.
+    stops = [turn.stop for turn in read.turns]
+    assert stops == [StopReason.STOP_STRING] * 4 + [StopReason.END]
 
 
 def shown(observation: Observation) -> str:

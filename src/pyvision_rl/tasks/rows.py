@@ -271,13 +271,17 @@ def _check_image(where: Path | bytes, position: int, decode: bool) -> None:
         require_file(where)
 
 
-def require_file(path: Path) -> None:
-    """Raise TaskError when there is no such file; a path that no file can have is none."""
+def _exists(path: Path) -> bool:
+    """Whether something is there; a path that nothing can have names nothing."""
     try:
-        there = path.is_file()
+        return path.exists()
     except (OSError, ValueError):
-        there = False
-    if not there:
+        return False
+
+
+def require_file(path: Path) -> None:
+    """Raise TaskError when there is no such file."""
+    if not (_exists(path) and path.is_file()):
         # A lone surrogate cannot be shown.
         text = str(path).encode(errors="backslashreplace").decode()
         raise TaskError(f"{text}: {NO_FILE}")
@@ -292,7 +296,7 @@ def _video(value: Any, folder: Path, decode: bool) -> Path:
     if not (isinstance(value, str) and value):
         raise TaskError(f"video {value!r:.80} is not a path")
     path = folder / value
-    if decode:
+    if decode and _exists(path):
         check_video(path)
     else:
         require_file(path)

@@ -44,11 +44,6 @@ IMAGE_NAME = "image_clue_{}"
 CONDITIONS = ("images", "hidden_images", "frames", "videos", "media")
 """What may stand before a line of a question template: the context holds images; images are in the
 sandbox only; the context holds frames of videos; videos are in the sandbox; the task has media."""
-STYLES = {
-    "plain": ("question", "observation"),
-    "pyvision": ("pyvision", "pyvision_error", "width", "height"),
-}
-"""Style -> its templates, and what else a question may hold."""
 NO_OUTPUT = "(no output)"
 STATE_LOST = "The interpreter was started anew: your variables are lost; the images are loaded."
 ALLOWED_FORMS = (
@@ -69,16 +64,17 @@ class PromptBuilder:
             ConfigError: A file is missing, is not UTF-8 or holds a control character, or its
                 placeholders are wrong.
         """
-        style = STYLES[config.style]
+        released = config.style == "pyvision"
+        observation = "pyvision_error" if released else "observation"
         self._question = load_template(
             "prompts.template",
-            config.template or style[0],
+            config.template or ("pyvision" if released else "question"),
             ("query", "images"),
-            ("image_info", "video_info", *style[2:]),
+            ("image_info", "video_info", *(("width", "height") if released else ())),
             CONDITIONS,
         )
         self._observation = load_template(
-            "prompts.observation", config.observation or style[1], ("text", "images")
+            "prompts.observation", config.observation or observation, ("text", "images")
         )
         if config.system is not None:
             check_characters(config.system, "prompts.system")

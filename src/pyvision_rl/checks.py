@@ -1,8 +1,8 @@
 """Prove that a config, a task set or a policy works before time is spent on it.
 
 In: a config. Out: ``Finding`` records, one per thing looked at; a fault is a finding and never an
-exception, so that all of them are seen at once. The checks of a sandbox are in ``checks_sandbox``.
-Trains nothing and writes nothing.
+exception, so that all of them are seen at once. The checks of a sandbox are in ``checks_sandbox``,
+those of a task set in ``checks_tasks``. Trains nothing and writes nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pyvision_rl.assemble import assemble, build_tasks, num_tasks
 from pyvision_rl.checks_rl import absent_model, training_detail
 from pyvision_rl.checks_sandbox import Finding, require, sandbox_findings, try_async, try_check
 from pyvision_rl.checks_sft import check_stage, compile_rules
+from pyvision_rl.checks_tasks import check_tasks as check_tasks
 from pyvision_rl.config import (
     Config,
     NewModelConfig,
@@ -28,34 +29,23 @@ from pyvision_rl.config import (
     SftStageConfig,
     TasksConfig,
 )
-from pyvision_rl.errors import ConfigError, MissingKeyError
+from pyvision_rl.errors import MissingKeyError
 from pyvision_rl.new_model import check_sizes
-from pyvision_rl.parsing import CODE_CLOSE, parse
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import resolve
 from pyvision_rl.rewards import build_rewarder, build_terms
 from pyvision_rl.rollout import Harness
 from pyvision_rl.selection import check_filters
 from pyvision_rl.sources import data_sources
-from pyvision_rl.tasks.base import Scripted, TaskSet
-from pyvision_rl.tasks.jsonl import scan
-from pyvision_rl.tasks.sources import sources_of
+from pyvision_rl.tasks.base import Scripted
 from pyvision_rl.tracking.base import check_trackers
 from pyvision_rl.types import (
     Completion,
-    EndReason,
-    GiveAnswer,
-    RunCode,
     SampleRequest,
     StopReason,
-    Task,
     TaskInput,
-    Trajectory,
 )
 from pyvision_rl.video_prompt import check_room
-
-NUM_SAMPLED = 200
-"""Tasks looked at when a set is larger."""
 
 
 def check_config(config: Config) -> list[Finding]:
@@ -87,35 +77,6 @@ def check_config(config: Config) -> list[Finding]:
     for file in config.new_model.corpus_files:
         findings.append(try_check("[new_model] corpus_files", partial(_file_detail, file)))
     return findings
-
-
-def check_tasks(config: Config) -> list[Finding]:
-    """Return every faulty row of a task file with its line, or what holds for a sound task set.
-
-    Raises:
-        ConfigError: There is no ``[tasks]``, or its file or class is not there.
-    """
-    section = config.tasks
-    if section is None:
-        raise ConfigError("[tasks] is missing: name a task set")
-    if section.name in ("jsonl", "parquet"):
-        path = Path(section.path)
-        faults = scan(path)
-        if faults:
-            return [Finding(f"{path}:{f.line}", "failed", str(f)) for f in faults]
-    tasks = build_tasks(section)
-    total = num_tasks(tasks, section)
-    indices = _spread(total)
-    looked = f"{len(indices)} of {total} tasks"
-    return [
-        try_check("ids are unique", lambda: _unique_ids(tasks, indices)),
-        try_check("an index always gives the same task", lambda: _stable(tasks, indices)),
-        try_check("every task makes a prompt", lambda: _prompts(config, tasks, indices)),
-        try_check("every data source can be graded", lambda: _sources(config, tasks)),
-        try_check("the reference answer is graded right", lambda: _graded(config, tasks, indices)),
-        try_check("scripts parse and end in an answer", lambda: _scripts(config, tasks, indices)),
-        Finding("looked at", "note" if len(indices) < total else "ok", looked),
-    ]
 
 
 def check_sandbox(config: Config) -> list[Finding]:
@@ -284,92 +245,6 @@ def _new_model_detail(config: NewModelConfig) -> str:
 def _file_detail(file: str) -> str:
     require(bool(file) and Path(file).exists(), f"no such file: {file!r}")
     return file
-
-
-def _spread(total: int) -> list[int]:
-    """Return up to ``NUM_SAMPLED`` indices, evenly over the whole set."""
-    count = min(total, NUM_SAMPLED)
-    return [index * total // count for index in range(count)]
-
-
-def _unique_ids(tasks: TaskSet, indices: Iterable[int]) -> str:
-    seen: dict[str, int] = {}
-    for index in indices:
-        first = seen.setdefault(tasks[index].id, index)
-        require(first == index, f"tasks {first} and {index} share the id {tasks[index].id!r}")
-    return ""
-
-
-def _stable(tasks: TaskSet, indices: Iterable[int]) -> str:
-    for index in indices:
-        require(tasks[index] == tasks[index], f"task {index} changes from one look to the next")
-    return ""
-
-
-def _prompts(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
-    builder = PromptBuilder(config.prompts)
-    for index in indices:
-        builder.prompt(tasks[index].input)
-    return ""
-
-
-def _sources(config: Config, tasks: TaskSet) -> str:
-    assert config.tasks is not None
-    found = sources_of(tasks, config.tasks.limit)
-    build_rewarder(config.rewards).check(lambda: found)
-    return ", ".join(sorted(found - {""}))
-
-
-def _graded(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
-    rewarder = build_rewarder(config.rewards)
-
-    async def grade(task: Task, answer: str | None) -> Trajectory:
-        end = EndReason.MALFORMED if answer is None else EndReason.ANSWERED
-        return await rewarder.grade(task, Trajectory(task.id, 0, (), (), (), end, answer))
-
-    async def all_of_them() -> None:
-        try:
-            await one_by_one()
-        finally:
-            await rewarder.close()
-
-    async def one_by_one() -> None:
-        for index in indices:
-            task = tasks[index]
-            right = await grade(task, task.gold.answer)
-            require(right.reward is not None, f"task {task.id!r} is not graded: {right.error}")
-            correct = right.reward is not None and right.reward.correct
-            why = right.reward.why if right.reward else ""
-            require(correct, f"task {task.id!r}: {task.gold.answer!r} is graded wrong ({why})")
-            none = await grade(task, None)
-            require(
-                none.reward is None or not none.reward.correct,
-                f"task {task.id!r}: an episode without an answer is graded right",
-            )
-
-    asyncio.run(all_of_them())
-    return ""
-
-
-def _scripts(config: Config, tasks: TaskSet, indices: Iterable[int]) -> str:
-    if not isinstance(tasks, Scripted):
-        return "no scripts"
-    for index in indices:
-        turns = tasks.script(index)
-        where = f"the script of task {tasks[index].id!r}"
-        require(bool(turns), f"{where} is empty")
-        for number, text in enumerate(turns, 1):
-            stop = StopReason.STOP_STRING if text.endswith(CODE_CLOSE) else StopReason.END
-            action = parse(text, stop)
-            wanted = GiveAnswer if number == len(turns) else RunCode
-            require(
-                isinstance(action, wanted),
-                f"{where}, turn {number}: {action!r:.200} instead of {wanted.__name__}",
-            )
-        calls = len(turns) - 1
-        most = config.rollout.max_tool_calls
-        require(calls <= most, f"{where} has {calls} calls; rollout.max_tool_calls = {most}")
-    return ""
 
 
 def _logprobs(completion: Completion) -> str:

@@ -12,12 +12,16 @@ paper's prompt tells, ``minimal`` holds the images and the question only. Their 
     question      {query} and {images}, once each; {image_info} and {video_info}, if wanted, once;
                   lines may begin with the conditions of ``CONDITIONS``
     observation   {text} and {images}, once each
+
+``prompts.style = "pyvision"`` is the layout of the released models: more than templates, as their
+line breaks go by what code gave, which no placeholder can (``released_style``). It adds {width} and
+{height} of the first medium to what a question may hold.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pyvision_rl.config import PromptsConfig
 from pyvision_rl.errors import TaskError
@@ -60,15 +64,17 @@ class PromptBuilder:
             ConfigError: A file is missing, is not UTF-8 or holds a control character, or its
                 placeholders are wrong.
         """
+        released = config.style == "pyvision"
+        observation = "pyvision_error" if released else "observation"
         self._question = load_template(
             "prompts.template",
-            config.template or "question",
+            config.template or ("pyvision" if released else "question"),
             ("query", "images"),
-            ("image_info", "video_info"),
+            ("image_info", "video_info", *(("width", "height") if released else ())),
             CONDITIONS,
         )
         self._observation = load_template(
-            "prompts.observation", config.observation or "observation", ("text", "images")
+            "prompts.observation", config.observation or observation, ("text", "images")
         )
         if config.system is not None:
             check_characters(config.system, "prompts.system")
@@ -104,12 +110,16 @@ class PromptBuilder:
         holds["images"] = bool(shown)
         for _, media, _ in shown:
             _refuse_long(task, media)
+        told = {"image_info": "\n".join(sizes), "video_info": "\n".join(facts)}
+        if self._config.style == "pyvision":
+            from pyvision_rl.released_style import facts_of
+
+            told = facts_of(task.media, bindings)
         parts = self._question.fill(
             {
                 "query": _text(task.question),
                 "images": _tagged(shown),
-                "image_info": _text("\n".join(sizes)),
-                "video_info": _text("\n".join(facts)),
+                **{name: _text(text) for name, text in told.items()},
             },
             {name for name in CONDITIONS if holds.get(name)},
         )
@@ -117,24 +127,31 @@ class PromptBuilder:
         system = () if said is None else (Message("system", (Text(said),)),)
         return Prompt((*system, Message("user", parts)), bindings)
 
-    def observation(self, execution: Execution, first_image: int) -> Observation:
+    def observation(
+        self, execution: Execution, first_image: int, media: Sequence[Media] = ()
+    ) -> Observation:
         """Return what one code block gave, as the policy will read it.
 
         Args:
             execution: What happened.
             first_image: k of the first shown image's name ``image_clue_k``.
+            media: Of the task; style pyvision goes by whether there is a video.
         """
         named = [(IMAGE_NAME.format(first_image + i), m) for i, m in enumerate(execution.images)]
         # The shape is the model's doing: a crash here would let model code end the run.
         shown = [(name, m) for name, m in named if not too_long(m.width, m.height)]
-        hidden = [
+        remarks = [
             f"{name} ({m.width} x {m.height} pixels) is too long and narrow to be shown."
             for name, m in named
             if too_long(m.width, m.height)
         ]
-        lines = [execution.output.strip("\n"), _error(execution), *hidden]
         if execution.state_lost:
-            lines.append(STATE_LOST)
+            remarks.append(STATE_LOST)
+        if self._config.style == "pyvision":
+            from pyvision_rl.released_style import observed
+
+            return observed(execution, _error(execution), remarks, shown, media)
+        lines = [execution.output.strip("\n"), _error(execution), *remarks]
         text = "\n".join(line for line in lines if line)
         if text:
             text = f"Text Result:\n{text}"

@@ -267,7 +267,7 @@ class _Episode:
         self.next_image += len(execution.images)
         if config.end_on_code_error and execution.status is not ExecStatus.OK:
             return EndReason.CODE_ERROR
-        observation = self.harness.prompts.observation(execution, first_image)
+        observation = self.harness.prompts.observation(execution, first_image, self.task.media)
         return self._observe(completion, observation)
 
     async def _execute(self, action: RunCode) -> Execution:

@@ -24,7 +24,7 @@ from pathlib import Path
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.types import Part, Text
 
-BUILT_IN = ("question", "minimal", "observation")
+BUILT_IN = ("question", "minimal", "observation", "pyvision", "pyvision_error")
 
 _PLACEHOLDER = re.compile(
     r"\{\{(?P<literal>[a-z][a-z0-9_]*)\}\}"

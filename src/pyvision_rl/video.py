@@ -202,7 +202,9 @@ class Worker:
         Raises:
             TaskError: What the worker says of the file, or what became of the worker.
         """
-        request: dict[str, Any] = {"ask": what, "path": str(path), "numbers": [*numbers]}
+        # Absolute: the worker stays in the folder that it was started in.
+        request: dict[str, Any] = {"ask": what, "path": str(path.absolute())}
+        request["numbers"] = [*numbers]
         request |= {"size": size, "alarm_s": int(2 * self._reply_s)}
         replies: list[tuple[dict[str, Any], bytes]] = []
         with self._lock:

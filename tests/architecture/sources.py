@@ -27,9 +27,12 @@ def unit_of(module: str) -> str:
     """
     first = module.split(".")[0]
     parts = {
+        "checks_media": "checks",
         "checks_rl": "checks",
         "checks_sandbox": "checks",
         "checks_sft": "checks",
+        "checks_survey": "checks",
+        "checks_tasks": "checks",
         "runs_codec": "runs",
         "runs_files": "runs",
         "runs_videos": "runs",

@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "video_worker",
         "video",
         "video_prompt",
+        "released_style",
         "models",
         "http_client",
         "chat_endpoint",

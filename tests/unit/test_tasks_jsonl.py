@@ -329,7 +329,7 @@ def test_one_picture_costs_the_memory_of_one_row(tmp_path: Path) -> None:
     rows = [row(id=i, image=bytes([i]) * size) for i in range(200)]
     found = ParquetRows(parquet(tmp_path / "a.parquet", rows, group=200))
     tracemalloc.start()
-    assert found.images(151)["image"] == bytes([150]) * size
+    assert found.fields(151)["image"] == bytes([150]) * size
     # Python's objects only: Arrow keeps the row group outside.
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -345,13 +345,13 @@ def test_row_groups_stay_in_memory_within_a_bound(
     path = parquet(tmp_path / "a.parquet", rows, group=1)
     found = ParquetRows(path, kept_bytes)
     for line in (1, 2, 3, 4):
-        assert found.images(line)["image"] == rows[line - 1]["image"]
+        assert found.fields(line)["image"] == rows[line - 1]["image"]
     path.write_bytes(b"")  # what is not in memory cannot be read again
     if kept:
-        assert found.images(1)["image"] == rows[0]["image"]
+        assert found.fields(1)["image"] == rows[0]["image"]
     else:
         with pytest.raises(TaskError, match="row group 0 cannot be read"):
-            found.images(1)
+            found.fields(1)
 
 
 def test_parquet_images_may_be_bytes_or_paths_in_lists(write: Write, tmp_path: Path) -> None:

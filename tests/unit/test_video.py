@@ -216,3 +216,15 @@ def test_how_many_frames_a_config_asks_for(config: dict[str, float], count: int)
     film = Media("video", "f", 56, 56, None, VideoFacts(64, 8.0, 8.0))
     settings = PromptsConfig.model_validate({"context": "frames", **config})
     assert spread(film, settings) == uniform(64, count)
+
+
+def test_a_relative_path_is_that_of_the_folder_we_are_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The worker was started elsewhere and stays there.
+    file_video(write_clip(tmp_path / "first.mp4", counting(3)))
+    write_clip(tmp_path / "second.mp4", counting(5))
+    monkeypatch.chdir(tmp_path)
+    media = file_video(Path("second.mp4"))
+    assert media.video is not None
+    assert media.video.num_frames == 5

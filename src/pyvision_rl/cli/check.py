@@ -5,9 +5,10 @@ In: a config, or just the thing to check. Out: a table of findings, and exit cod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,7 +24,7 @@ from pyvision_rl.cli.execute import (
     say,
     write_json,
 )
-from pyvision_rl.config import Config, PolicyConfig, SandboxConfig, TasksConfig
+from pyvision_rl.config import Config, PolicyConfig, SandboxConfig
 from pyvision_rl.config_file import find_config, load_config
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "failed": ("FAIL", "bold red")}
-_OR_FILE = "A config, or a .jsonl or .parquet file of tasks."
+_OR_FILE = "A config, or a .json, .jsonl or .parquet file of tasks."
+_SHOWN = 20
 _OR_NAME = "A config, or the thing itself as package.module:Name."
 
 
@@ -53,13 +55,50 @@ def check_config(
 def check_tasks(
     target: Annotated[str, typer.Argument(metavar="CONFIG|FILE", help=_OR_FILE)],
     overrides: Overrides = None,
+    media_root: Annotated[
+        str, typer.Option("--media-root", metavar="DIR", help="Of FILE's paths; its folder.")
+    ] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Read headers; decode no image.")] = False,
+    show: Annotated[
+        int, typer.Option("--show", min=0, help="Faults to show; 0 shows all. All are counted.")
+    ] = _SHOWN,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write everything as JSON.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check a task set: every row and image, ids, and that gold answers are graded right."""
-    alone = target.endswith((".jsonl", ".parquet"))
-    config = Config(tasks=TasksConfig(path=target)) if alone else None
-    _check("tasks", target, overrides, config, as_json=as_json)
+    """Check tasks: every row, image and video, ids, and that gold answers are graded right."""
+    from pyvision_rl.checks_tasks import survey_tasks
+    from pyvision_rl.tasks.survey import names_records, section_of
+
+    file = Path(target)
+    alone = file.suffix in (".jsonl", ".parquet") or (
+        file.suffix == ".json" and names_records(file)
+    )
+    if alone:
+        if overrides:
+            raise typer.BadParameter("--set needs a config; none was given")
+        config = Config(tasks=section_of(file, media_root))
+    elif media_root:
+        raise typer.BadParameter("--media-root is for a file; a config has tasks.options")
+    else:
+        config = load_config(find_config(target), overrides or ())
+    console = Console(stderr=True)
+    with console.status("looking at the rows") as status:
+        findings, survey = survey_tasks(
+            config,
+            decode=not quick,
+            progress=lambda rows: status.update(f"looked at {rows:,} rows"),
+        )
+    more = {} if survey is None else {"survey": survey.to_json()}
+    if report is not None:
+        value = _result("tasks", target, findings) | more
+        report.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    then = f"pvrl rollout {target}"
+    if alone and config.tasks is not None:
+        then = f"pvrl rollout CONFIG --set tasks.name={config.tasks.name} --set tasks.path={target}"
+    _finish("tasks", target, findings, as_json=as_json, show=show, more=more, then=then)
 
 
 @app.command("conversations")
@@ -105,7 +144,7 @@ def check_policy(
 
 
 def _check(
-    what: Literal["config", "tasks", "sandbox", "policy"],
+    what: Literal["config", "sandbox", "policy"],
     target: str,
     overrides: list[str] | None,
     config: Config | None = None,
@@ -121,30 +160,73 @@ def _check(
         raise typer.BadParameter("--set needs a config; none was given")
     check = {
         "config": checks.check_config,
-        "tasks": checks.check_tasks,
         "sandbox": checks.check_sandbox,
         "policy": checks.check_policy,
     }[what]
     _finish(what, target, check(config), as_json=as_json)
 
 
-def _finish(what: str, target: str, findings: Sequence[Finding], *, as_json: bool) -> None:
-    """Show the findings; exit 1 if one failed."""
-    failed = sum(not f.ok for f in findings)
+def _finish(
+    what: str,
+    target: str,
+    findings: Sequence[Finding],
+    *,
+    as_json: bool,
+    show: int = 0,
+    more: Mapping[str, Any] | None = None,
+    then: str = "",
+) -> None:
+    """Show the findings; exit 1 if one failed.
+
+    Args:
+        what: The noun of the verb.
+        target: What was checked.
+        findings: All of them.
+        as_json: Write them to stdout instead.
+        show: At most so many that failed are shown to people; 0 shows all.
+        more: Goes into the JSON beside the findings.
+        then: The next useful command, if it is another than that of ``what``.
+    """
+    result = _result(what, target, findings) | dict(more or {})
     if as_json:
-        rows = [{"name": f.name, "status": f.status, "detail": f.detail} for f in findings]
-        write_json({"check": what, "target": target, "failed": failed, "findings": rows})
+        write_json(result)
     else:
-        table = Table("", "check", "detail", box=None, pad_edge=False)
-        for finding in findings:
-            mark = Text.assemble(_MARKS[finding.status])
-            table.add_row(mark, Text(finding.name), Text(finding.detail))
-        # Unlimited width off a terminal: a wrapped line number is hard to search for.
-        Console(width=None if Console().is_terminal else 500).print(table)
+        _table(findings, show)
+        failed = result["failed"]
         say(f"{len(findings)} checks, {failed} failed")
-        say(f"next: {_next(what, target)}" if not failed else "next: mend the lines marked FAIL")
-    if failed:
+        say(
+            f"next: {then or _next(what, target)}"
+            if not failed
+            else "next: mend the lines marked FAIL"
+        )
+    if result["failed"]:
         raise typer.Exit(1)
+
+
+def _result(what: str, target: str, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The findings as JSON."""
+    rows = [{"name": f.name, "status": f.status, "detail": f.detail} for f in findings]
+    failed = sum(not f.ok for f in findings)
+    return {"check": what, "target": target, "failed": failed, "findings": rows}
+
+
+def _table(findings: Sequence[Finding], show: int) -> None:
+    table = Table("", "check", "detail", box=None, pad_edge=False)
+    bad = [f for f in findings if not f.ok]
+    # What is wrong with single rows comes first; the last failure counts them.
+    left_out = {id(f) for f in bad[show:-1]} if show else set()
+    told = False
+    for finding in findings:
+        if id(finding) not in left_out:
+            table.add_row(
+                Text.assemble(_MARKS[finding.status]), Text(finding.name), Text(finding.detail)
+            )
+        elif not told:
+            told = True
+            text = f"{len(left_out):,} more; --show 0 or --report FILE has them all"
+            table.add_row("", "...", text)
+    # Unlimited width off a terminal: a wrapped line number is hard to search for.
+    Console(width=None if Console().is_terminal else 500).print(table)
 
 
 def _next(what: str, target: str) -> str:

@@ -15,7 +15,7 @@ class TasksConfig(Section):
 
     name: str = "jsonl"
     path: str = ""
-    """File of the task set, for those that read one (jsonl, parquet)."""
+    """File of the task set, for those that read one (jsonl, parquet, published)."""
     limit: int | None = Field(None, gt=0)
     """Use only the first ``limit`` tasks."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -25,10 +25,15 @@ class TasksConfig(Section):
 class PromptsConfig(Section):
     """The words around a task. See ``prompts`` for the placeholders."""
 
+    style: Literal["plain", "pyvision"] = "plain"
+    """plain: ours. pyvision: the tags, labels and line breaks that the released PyVision-RL models
+    know (docs/data.md)."""
     template: str = ""
-    """File of the question template, or a built-in name (question, minimal); empty is question."""
+    """File of the question template, or a built-in name (question, minimal, pyvision); empty is
+    question, or pyvision with that style."""
     observation: str = ""
-    """File of the observation template, or a built-in name; empty is observation."""
+    """File of the observation template, or a built-in name; empty is observation. Style pyvision
+    takes none."""
     system: str | None = None
     """System message; None leaves what the model's chat template inserts by itself."""
     context: Literal["on_demand", "runtime", "initial_frames", "frames"] = "on_demand"
@@ -49,6 +54,8 @@ class PromptsConfig(Section):
 
     @model_validator(mode="after")
     def _check_frames(self) -> PromptsConfig:
+        if self.observation and self.style == "pyvision":
+            raise ValueError("style pyvision lays out observations itself: leave observation empty")
         given = [n for n in ("num_frames", "frames_fps", "frame_pixels") if getattr(self, n)]
         given += [] if self.frame_labels else ["frame_labels"]
         if self.context not in ("initial_frames", "frames"):

@@ -81,6 +81,8 @@ class Sandbox(Protocol):
         """Return a session whose namespace holds ``bindings`` and np, plt, Image.
 
         Images are PIL images, videos are readers with the interface of decord's ``VideoReader``.
+        The zygote's sessions hold matplotlib, io and base64 too, as the paper's do, and with a
+        video VideoReader and cpu.
 
         Args:
             bindings: Python identifier -> image or video. Anything but ``Media`` is refused by

@@ -16,11 +16,9 @@ from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.media import bytes_media, file_media
 from pyvision_rl.registry import parse_options
 from pyvision_rl.tasks.parquet import ParquetRows
-from pyvision_rl.tasks.rows import Fault, Row, image_of, load, media_values
+from pyvision_rl.tasks.rows import Fault, Row, image_of, load, media_values, summary
 from pyvision_rl.types import Gold, Media, Task, TaskInput
 from pyvision_rl.video import file_video, require_av
-
-SHOWN_FAULTS = 5
 
 
 class Options(BaseModel):
@@ -56,7 +54,7 @@ class JsonlTasks:
         self._path = Path(config.path)
         self._rows, faults = load(self._path, limit=config.limit, decode=False)
         if faults:
-            raise TaskError(_summary(self._path, faults))
+            raise TaskError(summary(self._path, faults))
         if not self._rows:
             raise TaskError(f"{self._path}: holds no tasks")
         if any(row.videos for row in self._rows):
@@ -101,14 +99,5 @@ class JsonlTasks:
         """An image that is stored in the row itself."""
         if self._parquet is None:
             self._parquet = ParquetRows(self._path)
-        values = media_values(self._parquet.images(line), "image")
+        values = media_values(self._parquet.fields(line), "image")
         return image_of(values[position], self._path.parent)
-
-
-def _summary(path: Path, faults: list[Fault]) -> str:
-    """The first few faults and their number."""
-    lines = [f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}"]
-    lines.extend(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
-    if len(faults) > SHOWN_FAULTS:
-        lines.append(f"  ... and {len(faults) - SHOWN_FAULTS} more")
-    return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Rows of a Parquet file, with a bounded part of it in memory.
 
-In: a Parquet file. Out: its rows as dicts, and again the images of one row. Knows nothing of what
-the fields mean. pyarrow (extra ``data``) is imported when a file is opened.
+In: a Parquet file. Out: its rows as dicts, and again the images, or all fields, of one row. Knows
+nothing of what the fields mean. pyarrow (extra ``data``) is imported when a file is opened.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,20 @@ _ROWS_AT_ONCE = 64
 
 
 class ParquetRows:
-    """Reads rows in order, and image columns again by row number."""
+    """Reads rows in order, and some columns again by row number."""
 
-    def __init__(self, path: Path, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kept_bytes: int = KEPT_BYTES,
+        columns: Sequence[str] | None = IMAGE_COLUMNS,
+    ) -> None:
         """Open a file.
 
         Args:
             path: The file.
-            kept_bytes: Image columns of the row groups read last stay in memory up to this size.
+            kept_bytes: Columns of the row groups read last stay in memory up to this size.
+            columns: Those that ``fields`` gives; None gives all.
 
         Raises:
             ConfigError: pyarrow is not installed, or the file is not Parquet.
@@ -48,10 +54,11 @@ class ParquetRows:
         groups = range(self._file.num_row_groups)
         sizes = (self._file.metadata.row_group(g).num_rows for g in groups)
         self._starts = list(accumulate(sizes, initial=0))
-        self._columns = [c for c in IMAGE_COLUMNS if c in self._file.schema_arrow.names]
+        names = self._file.schema_arrow.names
+        self._columns = names if columns is None else [c for c in columns if c in names]
         self._kept_bytes = kept_bytes
         self._kept: OrderedDict[int, Any] = OrderedDict()
-        """Row group -> its image columns as an Arrow table, the last read at the end."""
+        """Row group -> its columns as an Arrow table, the last read at the end."""
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
         """Yield (row number from 1, fields).
@@ -64,8 +71,8 @@ class ParquetRows:
             rows = chain.from_iterable(batch.to_pylist() for batch in batches)
             yield from enumerate(rows, start=start + 1)
 
-    def images(self, row: int) -> dict[str, Any]:
-        """Return the image columns of a row (from 1).
+    def fields(self, row: int) -> dict[str, Any]:
+        """Return the columns of a row (from 1).
 
         Raises:
             TaskError: Its row group is damaged.

@@ -16,16 +16,18 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.media import bytes_media, file_media
 from pyvision_rl.tasks.parquet import ParquetRows
-from pyvision_rl.types import ANSWER_TYPES
+from pyvision_rl.types import ANSWER_TYPES, Gold, Task, TaskInput
 from pyvision_rl.video import check_video
 
 FIELDS = (
@@ -41,6 +43,8 @@ FIELDS = (
     "data_source",
 )
 SUFFIXES = (".jsonl", ".parquet")
+SHOWN_FAULTS = 5
+NO_FILE = "no such file"
 
 _log = logging.getLogger(__name__)
 
@@ -54,10 +58,15 @@ class Fault:
     id: str
     """The row's id, which is its line when none is written; empty when there is no row."""
     message: str
+    key: str = ""
+    """Where in the row, as far as it is told apart."""
+    unit: Literal["line", "record"] = "line"
+    """What is counted."""
 
     def __str__(self) -> str:
         """One line for people."""
-        return f"line {self.line}{f' (id {self.id})' if self.id else ''}: {self.message}"
+        where = f"{self.unit} {self.line}{f' (id {self.id})' if self.id else ''}"
+        return f"{where}: {f'{self.key}: ' if self.key else ''}{self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,20 @@ class Row:
     data_source: str
 
 
-class _RowError(Exception):
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row as it was found, good or not."""
+
+    row: Row | None
+    """None where there is no row to read."""
+    faults: tuple[Fault, ...] = ()
+    embedded: tuple[bytes, ...] = ()
+    """Images that are stored in the row itself."""
+    environment: str = ""
+    """What the authors' code is told of the mode, where a row tells."""
+
+
+class FieldError(Exception):
     """A fault found while one field is read."""
 
 
@@ -94,25 +116,54 @@ def load(path: Path, *, limit: int | None, decode: bool) -> tuple[list[Row], lis
     """
     rows: list[Row] = []
     faults: list[Fault] = []
+    for entry in entries(path, limit=limit, decode=decode):
+        faults.extend(entry.faults)
+        if entry.row is not None and not entry.faults:
+            rows.append(entry.row)
+    return rows, faults
+
+
+def entries(path: Path, *, limit: int | None, decode: bool = False) -> Iterator[Entry]:
+    """Yield every row of a file, good or not; arguments and errors are those of ``load``."""
     line_of_id: dict[str, int] = {}
     unused: set[str] = set()
-    for count, (line, raw) in enumerate(read(path)):
-        if limit is not None and count >= limit:
-            break
+    for line, raw in islice(read(path), limit):
         if isinstance(raw, str):
-            faults.append(Fault(line, "", raw))
+            yield Entry(None, (Fault(line, "", raw),))
             continue
         unused.update(raw.keys() - set(FIELDS))
         row, messages = _check(raw, line, path.parent, decode)
         first = line_of_id.setdefault(row.id, line)
         if first != line:
             messages.append(f"id is already used on line {first}")
-        faults.extend(Fault(line, row.id, message) for message in messages)
-        if not messages:
-            rows.append(row)
+        faults = tuple(Fault(line, row.id, message) for message in messages)
+        yield Entry(row, faults, embedded_in(raw, path.parent))
     if unused:
         _log.info("%s: fields that go unused: %s", path, ", ".join(sorted(unused)))
-    return rows, faults
+
+
+def bare_task(row: Row) -> Task:
+    """Return the task of a row without its media: all that graders by rule look at."""
+    public = TaskInput(row.id, row.question, (), row.category, row.data_source)
+    return Task(public, Gold(row.answer, row.answer_type))
+
+
+def embedded_in(raw: Mapping[str, Any], folder: Path) -> tuple[bytes, ...]:
+    """Return the images that are stored in a row itself, in their order."""
+    found: list[Path | bytes] = []
+    for value in media_values(raw, "image"):
+        with suppress(TaskError):
+            found.append(image_of(value, folder))
+    return tuple(each for each in found if isinstance(each, bytes))
+
+
+def summary(path: Path, faults: Sequence[Fault]) -> str:
+    """Return the first few faults and their number."""
+    lines = [f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}"]
+    lines.extend(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
+    if len(faults) > SHOWN_FAULTS:
+        lines.append(f"  ... and {len(faults) - SHOWN_FAULTS} more")
+    return "\n".join(lines)
 
 
 def read(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -133,7 +184,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     with path.open("rb") as file:
         for line, data in enumerate(file, start=1):
             if data.strip():
-                yield line, _parse_line(data)
+                yield line, parse_line(data)
 
 
 def image_of(value: Any, folder: Path) -> Path | bytes:
@@ -152,15 +203,19 @@ def image_of(value: Any, folder: Path) -> Path | bytes:
 
 
 def media_values(raw: Mapping[str, Any], kind: Literal["image", "video"]) -> list[Any]:
-    """Return the values of ``image`` or ``images`` of a row, or of the same for videos."""
+    """Return the values of ``image`` or ``images`` of a row, or of the same for videos.
+
+    Either may hold a list: columns of images are called both ways.
+    """
     single, several = raw.get(kind), raw.get(f"{kind}s")
-    if several is None:
-        return [] if single is None else [single]
-    return list(several) if isinstance(several, list | tuple) else [several]
+    value = single if several is None else several
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _parse_line(data: bytes) -> dict[str, Any] | str:
-    """The object on a line, or what is wrong with the line."""
+def parse_line(data: bytes) -> dict[str, Any] | str:
+    """Return the object on a line, or what is wrong with the line."""
     try:
         value = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -177,7 +232,7 @@ def _check(raw: dict[str, Any], line: int, folder: Path, decode: bool) -> tuple[
     for field in ("id", "question", "answer", "answer_type", "category", "data_source"):
         try:
             text[field] = _text(raw, field)
-        except _RowError as error:
+        except FieldError as error:
             text[field] = ""
             messages.append(str(error))
     text["answer_type"] = text["answer_type"] or "auto"
@@ -212,8 +267,24 @@ def _check_image(where: Path | bytes, position: int, decode: bool) -> None:
             bytes_media(where, f"image {position}")
     elif decode:
         file_media(where)
-    elif not where.is_file():
-        raise TaskError(f"{where}: no such file")
+    else:
+        require_file(where)
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is there; a path that nothing can have names nothing."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def require_file(path: Path) -> None:
+    """Raise TaskError when there is no such file."""
+    if not (_exists(path) and path.is_file()):
+        # A lone surrogate cannot be shown.
+        text = str(path).encode(errors="backslashreplace").decode()
+        raise TaskError(f"{text}: {NO_FILE}")
 
 
 def _video(value: Any, folder: Path, decode: bool) -> Path:
@@ -225,32 +296,50 @@ def _video(value: Any, folder: Path, decode: bool) -> Path:
     if not (isinstance(value, str) and value):
         raise TaskError(f"video {value!r:.80} is not a path")
     path = folder / value
-    if decode:
+    if decode and _exists(path):
         check_video(path)
-    elif not path.is_file():
-        raise TaskError(f"{path}: no such file")
+    else:
+        require_file(path)
     return path
 
 
 def _text(raw: Mapping[str, Any], field: str) -> str:
     """A field as text; empty when an optional one is absent."""
-    value = raw.get(field)
-    required = field in ("question", "answer")
+    required, numeric = field in ("question", "answer"), field != "question"
+    try:
+        return as_text(raw.get(field), required=required, numeric=numeric)
+    except FieldError as error:
+        raise FieldError(f"{field} {error}") from error
+
+
+def as_text(value: Any, *, required: bool, numeric: bool) -> str:
+    """Return the value of a field as text; empty when an optional one is absent.
+
+    Args:
+        value: What stands there.
+        required: It may not be absent or blank.
+        numeric: It may be a number.
+
+    Raises:
+        FieldError: It is something else; the message goes on from the field's name.
+    """
     if value is None:
         if required:
-            raise _RowError(f"{field} is missing")
+            raise FieldError("is missing")
         return ""
-    numeric = field != "question" and isinstance(value, int | float | Decimal)
-    if isinstance(value, bool) or not (isinstance(value, str) or numeric):
-        allowed = "text" if field == "question" else "text or a number"
-        raise _RowError(f"{field} is {value!r:.80}, wants {allowed}")
+    number = numeric and isinstance(value, int | float | Decimal)
+    if isinstance(value, bool) or not (isinstance(value, str) or number):
+        allowed = "text or a number" if numeric else "text"
+        raise FieldError(f"is {value!r:.80}, wants {allowed}")
     if isinstance(value, float | Decimal) and not math.isfinite(value):
-        raise _RowError(f"{field} is {value!r}, wants a finite number")
-    text = str(value)
-    if required and not text.strip():
-        raise _RowError(f"{field} is empty")
+        raise FieldError(f"is {value!r}, wants a finite number")
     try:
+        text = str(value)
         text.encode()
     except UnicodeEncodeError as error:
-        raise _RowError(f"{field} holds half of a surrogate pair") from error
+        raise FieldError("holds half of a surrogate pair") from error
+    except ValueError as error:
+        raise FieldError("has too many digits") from error
+    if required and not text.strip():
+        raise FieldError("is empty")
     return text

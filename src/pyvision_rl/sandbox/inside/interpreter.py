@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import _socket
 import ast
+import base64
 import builtins
 import contextlib
+import io
 import linecache
 import mmap
 import os
@@ -65,6 +67,7 @@ class Interpreter:
         self.module = types.ModuleType("__main__")
         self.namespace = self.module.__dict__
         self.namespace.update(__builtins__=builtins, np=np, plt=plt, Image=Image)
+        self.namespace.update(matplotlib=matplotlib, io=io, base64=base64)
         self.namespace["display"] = display.show
         self.wire = Wire()
         self.output = Output(self.wire)
@@ -157,6 +160,7 @@ class Interpreter:
         video.install()
         video.FETCHED = self._note_fetched
         notes.FRAMES_OF, self._patch_cv2 = video.frames_of, video.patch_cv2
+        self.namespace.update(VideoReader=video.VideoReader, cpu=video.cpu)
         for name, fd in zip(names, fds, strict=True):
             self._fetched[name] = set()
             try:

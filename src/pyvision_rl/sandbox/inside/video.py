@@ -29,6 +29,7 @@ __all__ = [
     "FETCHED",
     "VideoError",
     "VideoReader",
+    "cpu",
     "frames_of",
     "install",
     "open_video",

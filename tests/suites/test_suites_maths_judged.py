@@ -12,7 +12,7 @@ from pyvision_rl.errors import RewardError
 from pyvision_rl.suites.grading import SuiteGrader
 from pyvision_rl.suites.mathverse import MathVerse
 from pyvision_rl.testing.fake_openai import FakeOpenAI
-from pyvision_rl.types import EndReason, Trajectory
+from pyvision_rl.types import EndReason, Gold, Task, TaskInput, Trajectory
 from tests.suites import minis_maths as minis
 
 OPTIONS = {"suite": "mathverse", "path": "unused", "protocol": "official"}
@@ -61,3 +61,14 @@ def test_without_a_judge_an_undecided_answer_stays_ungraded(vision_only):
         graded(RewardsConfig(options=OPTIONS), vision_only, "S 45 W")
     grade, _ = graded(RewardsConfig(options=OPTIONS), vision_only, "225^\\circ T")
     assert (grade.correct, grade.rung) == (True, "suite:official")
+
+
+def test_our_own_protocol_lets_math_verify_see_what_its_rules_leave():
+    options = {"suite": "mathvision", "path": "unused", "protocol": "pyvision"}
+    gold = Gold("2x+4", "auto", {})
+    task = Task(TaskInput("1", "How long is it?", (), "", "mathvision"), gold)
+    grade, stats = graded(RewardsConfig(options=options), task, "2(x+2)")
+    assert (grade.correct, grade.rung) == (True, "maths")
+    assert stats["suite_undecided"] == 1
+    with pytest.raises(RewardError, match="no rung decided"):
+        graded(RewardsConfig(options=options), task, "as long as the side")

@@ -1,8 +1,9 @@
 """A benchmark's scorer as a grader: ``[rewards] name = "suite"``.
 
 In: a task of the suite and a trajectory. Out: the ``Grade`` of the protocol's rules. What they
-leave undecided goes to the judge of ``[rewards.judge]`` if one is named there; else it stays
-ungraded, with the reason. Reads no file: what scoring needs is in the task's facts.
+leave undecided goes to the judge of ``[rewards.judge]`` if one is named there, by our own protocols
+up the whole ladder before; else it stays ungraded, with the reason. Reads no file: what scoring
+needs is in the task's facts.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from pyvision_rl.errors import ConfigError, RewardError
 from pyvision_rl.registry import parse_options
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.rewards.judge import JudgeGrader
+from pyvision_rl.rewards.ladder import LadderGrader
 from pyvision_rl.suites.base import Undecided, final_of
 from pyvision_rl.suites.task_set import Options, chosen
 from pyvision_rl.types import Task, Trajectory
+
+_OURS = ("pyvision", "paper")
+"""Protocols whose undecided answers math-verify sees before a judge; kits have rules of theirs."""
+_LADDER = {"maths": "auto", "undecided": "ungraded", "several_boxes": "last"}
 
 
 class SuiteGrader:
@@ -31,8 +37,11 @@ class SuiteGrader:
         """
         options = parse_options(Options, config.options, "rewards.options")
         self._suite, self._protocol = chosen(options, "rewards.options")
-        asked = bool(config.judge.url and config.judge.model)
-        self._judge = JudgeGrader(config.model_copy(update={"options": {}})) if asked else None
+        self._rest: LadderGrader | JudgeGrader | None = None
+        if self._protocol in _OURS:
+            self._rest = LadderGrader(config.model_copy(update={"options": _LADDER}))
+        elif config.judge.url and config.judge.model:
+            self._rest = JudgeGrader(config.model_copy(update={"options": {}}))
         self._undecided = 0
 
     async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
@@ -62,24 +71,24 @@ class SuiteGrader:
                 f"rewards.options.suite = {self._suite.name!r} cannot score tasks of "
                 f"{', '.join(map(repr, other))}"
             )
-        if self._judge is not None:
-            self._judge.check(sources)
+        if self._rest is not None:
+            self._rest.check(sources)
 
     def stats(self) -> dict[str, float]:
-        """Return how many answers the rules left undecided, and the judge's numbers."""
-        judged = {} if self._judge is None else self._judge.stats()
-        return {"suite_undecided": float(self._undecided), **judged}
+        """Return how many answers the rules left undecided, and who was asked then."""
+        rest = {} if self._rest is None else self._rest.stats()
+        return {"suite_undecided": float(self._undecided), **rest}
 
     async def close(self) -> None:
-        """Close the judge. Idempotent."""
-        if self._judge is not None:
-            await self._judge.close()
+        """End what else decides. Idempotent."""
+        if self._rest is not None:
+            await self._rest.close()
 
     async def _ask(self, task: Task, trajectory: Trajectory, undecided: Undecided) -> Grade:
         self._undecided += 1
-        if self._judge is None:
+        if self._rest is None:
             raise RewardError(f"undecided by the rules ({undecided.why}), and no rewards.judge")
         # MathVerse asks some questions only in the picture, which the judge does not see.
         if isinstance(told := task.gold.facts.get("question_for_eval"), str):
             task = replace(task, input=replace(task.input, question=told))
-        return await self._judge(task, trajectory)
+        return await self._rest(task, trajectory)

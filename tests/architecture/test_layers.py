@@ -63,6 +63,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "present",
         "demo",
         "study",
+        "view",
     ),
     ("cli",),
 )

@@ -61,7 +61,7 @@ class Names:
 
     def show(self, execution: Execution) -> list[tuple[str, Source | None, Mapping[str, Bound]]]:
         """Return name and source of each picture, and what was bound when it was shown."""
-        before = dict(self._bound)
+        before: Mapping[str, Bound] = dict(self._bound)
         sources = execution.sources or (None,) * len(execution.images)
         found = []
         for media, source in zip(execution.images, sources, strict=True):
@@ -73,7 +73,7 @@ class Names:
 
     def frames(self, frames: VideoFrames) -> Json:
         """Return frames as JSON values; ``of`` is None for a name that is not known."""
-        return frames_of(frames, self._bound)
+        return _frames(frames, self._bound)
 
 
 def crop_of(source: Source | None, bound: Mapping[str, Bound]) -> tuple[Bound, Json] | None:
@@ -92,8 +92,10 @@ def crop_of(source: Source | None, bound: Mapping[str, Bound]) -> tuple[Bound, J
 
 def frames_of(source: Source | None, bound: Mapping[str, Bound]) -> Json | None:
     """Return the frames that a source names; None if it names none."""
-    if not isinstance(source, VideoFrames):
-        return None
+    return _frames(source, bound) if isinstance(source, VideoFrames) else None
+
+
+def _frames(source: VideoFrames, bound: Mapping[str, Bound]) -> Json:
     video = bound.get(source.name)
     return {
         "name": source.name,

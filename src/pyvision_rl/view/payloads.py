@@ -109,18 +109,22 @@ class Writer:
 
     def media(self, media: Media) -> Json:
         """Return what is known of an image or a video."""
-        facts = media.video
-        file = self.videos.get(media.sha256)
-        video = {} if facts is None else {"frames": facts.num_frames, "fps": facts.fps}
+        facts, video = media.video, None
         if facts is not None:
-            video |= {"seconds": facts.duration_s, "file": None if file is None else str(file)}
+            file = self.videos.get(media.sha256)
+            video = {
+                "frames": facts.num_frames,
+                "fps": facts.fps,
+                "seconds": facts.duration_s,
+                "file": None if file is None else str(file),
+            }
         return {
             "sha": media.sha256,
             "kind": media.kind,
             "width": media.width,
             "height": media.height,
             "here": media.kind == "image" and self.shelf.has(media.sha256),
-            "video": video or None,
+            "video": video,
         }
 
     def _task(self, task: Task) -> Json:

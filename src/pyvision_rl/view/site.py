@@ -52,7 +52,9 @@ _KINDS = {
     ".txt": "text/plain; charset=utf-8",
 }
 _NO_PAGE = b"""<!doctype html>
-<meta charset="utf-8"><title>pvrl view</title>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'">
+<title>pvrl view</title>
 <p>The pages of the viewer are not installed; its data are at data/run.js and data/index.js.
 <!-- PVRL:DATA -->
 """

@@ -122,6 +122,16 @@ def test_the_page_is_told_when_nothing_changed(run: Path) -> None:
     assert told["metrics"]["columns"]["accuracy"][-1] is None
 
 
+def test_a_file_that_changed_is_not_read_by_an_old_index(run: Path) -> None:
+    before = index_step(1, file_of(run, 1))
+    content = file_of(run, 1).read_bytes()
+    # Of the same length: every line still lies where the index says.
+    file_of(run, 1).write_bytes(content.replace(b"I look closer.", b"I look further"))
+    os.utime(file_of(run, 1), ns=(1, 1))
+    with pytest.raises(ChangedError):
+        list(records(before, 0))
+
+
 def test_a_step_written_anew_is_never_shown_half_old(run: Path) -> None:
     before = index_step(1, file_of(run, 1))
     site = RunSite(run, PLAIN)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 Json: TypeAlias = dict[str, Any]
 
-_ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
+_ESCAPED = {c: f"\\u{ord(c):04x}" for c in "<>&"}
 
 
 def literal(value: Any) -> str:
@@ -24,7 +24,10 @@ def literal(value: Any) -> str:
     except ValueError:
         # Few values have such numbers: only those are gone through.
         text = json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
-    return text.translate(_ESCAPED)
+    # Many times faster than str.translate, on megabytes with few of them.
+    for character, code in _ESCAPED.items():
+        text = text.replace(character, code)
+    return text
 
 
 def script(name: str, payload: Any) -> bytes:

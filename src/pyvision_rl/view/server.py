@@ -18,7 +18,7 @@ from socketserver import TCPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pyvision_rl.errors import ConfigError, PVRLError
+from pyvision_rl.errors import ConfigError
 from pyvision_rl.view.notes import append_note, check_note
 from pyvision_rl.view.site import Found, Site
 
@@ -110,9 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
             work()
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        # The run folder went away, or a disk failed: the page is told, and the server goes on.
-        except (PVRLError, OSError) as error:
-            _log.warning("%s", error)
+        # A run folder may go away or hold anything: the page is told, and the server goes on.
+        except Exception as error:  # noqa: BLE001 - one request must not end the others
+            _log.warning("%s: %r", self.path, error)
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
 
     def _get(self) -> None:

@@ -128,9 +128,7 @@ class RunSite:
         self._info = read_info(self.path)
         self._index = RunIndex(self.path, options.limits)
         self._shelf = Shelf(self.path / "media")
-        policy = self._info.config.get("policy")
-        model = policy.get("model", "") if isinstance(policy, dict) else ""
-        self._texts = TokenTexts(self.path, str(model))
+        self._texts = TokenTexts(self.path, _model(self._info.config))
         self._chunks: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -297,6 +295,12 @@ class StudySite:
         if name == "index":
             return index_payload(Snapshot("", (), 0, 0))
         return {"notes": []} if name == "notes" else None
+
+
+def _model(config: object) -> str:
+    """Return the model that a config names; "" if it names none, whatever its age."""
+    policy = config.get("policy") if isinstance(config, dict) else None
+    return str(policy.get("model") or "") if isinstance(policy, dict) else ""
 
 
 def of_site(options: Options) -> Json:

@@ -218,7 +218,7 @@ def _row(saved: SavedRollout, raw: Raw, group: int) -> Row:
         tokens=sum(turn.num_tokens for turn in t.turns),
         visual=seen,
         images=sum(len(e.images) for e in ran),
-        seconds=sum(turn.sample_s for turn in t.turns) + sum(e.duration_s for e in ran),
+        seconds=round(sum(turn.sample_s for turn in t.turns) + sum(e.duration_s for e in ran), 3),
     )
 
 

@@ -45,15 +45,9 @@ class TokenTexts:
                 self._renderer = self._load()
             if self._renderer is None:
                 return None
-            return [self._text(self._renderer, token) for token in ids]
-
-    def _text(self, renderer: Renderer, token: int) -> str:
-        if token not in self._known:
-            try:
-                self._known[token] = renderer.decode((token,))
-            except Exception:  # noqa: BLE001 - an id that another tokenizer wrote says nothing
-                self._known[token] = f"[{token}]"
-        return self._known[token]
+            known, renderer = self._known, self._renderer
+            known |= {token: _text(renderer, token) for token in set(ids) - known.keys()}
+            return [known[token] for token in ids]
 
     def _load(self) -> Renderer | None:
         if not self._model:
@@ -70,6 +64,13 @@ class TokenTexts:
             except Exception as error:  # noqa: BLE001 - tokenizers raise any type; ids are shown
                 self.why = f"{place}: {error}"
         return None
+
+
+def _text(renderer: Renderer, token: int) -> str:
+    try:
+        return renderer.decode((token,))
+    except Exception:  # noqa: BLE001 - an id that another tokenizer wrote says nothing
+        return f"[{token}]"
 
 
 def tokens_payload(step: int, saved: Iterable[SavedRollout], texts: TokenTexts) -> Json:

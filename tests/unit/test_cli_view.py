@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from pyvision_rl.cli.main import app
 from pyvision_rl.cli.pictures import kitty, pictures, protocol_of, sixel
+from pyvision_rl.cli.view import has_screen
 from pyvision_rl.media import image_media
 from pyvision_rl.show import render_run
 from tests.unit.test_view_payloads import payload_of
@@ -107,6 +108,13 @@ def test_a_served_run_ends_with_ctrl_c(run: Path) -> None:
     assert process.returncode == 0, error
     assert "Traceback" not in error
     assert out.strip() == "ended"
+
+
+def test_a_browser_is_opened_where_there_is_a_screen() -> None:
+    assert has_screen({"DISPLAY": ":0"}, "linux")
+    assert has_screen({"WAYLAND_DISPLAY": "wayland-0"}, "linux")
+    assert not has_screen({"DISPLAY": ""}, "linux")
+    assert has_screen({}, "darwin")
 
 
 @pytest.mark.parametrize(

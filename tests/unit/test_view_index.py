@@ -233,6 +233,17 @@ def test_a_newer_run_is_refused_with_its_version(run: Path) -> None:
         RunSite(run, PLAIN)
 
 
+def test_a_run_that_has_only_begun_is_shown(run: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "run.json").write_text((run / "run.json").read_text())
+    site = RunSite(new, Options(live=True))
+    told = data(site, "run")
+    assert (told["steps"], told["events"], told["problems"], told["result"]) == ([], [], [], None)
+    (run / "rollouts").rename(new / "rollouts")
+    assert data(site, "run", after=told["version"])["steps"][1]["num"] == 20
+
+
 def test_a_run_without_rollouts_has_curves(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "r", Config(), "sft") as writer:
         writer.metrics(1, {"loss": 2.5})

@@ -7,7 +7,9 @@ every verb; 0 when a person ends the server.
 from __future__ import annotations
 
 import os
+import sys
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,6 +95,11 @@ def view(
     _show(run, written, as_json=as_json)
 
 
+def has_screen(environment: Mapping[str, str], platform: str) -> bool:
+    """Return whether a browser has a place to open; a text browser would take the terminal."""
+    return platform != "linux" or any(environment.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
 def _refuse_mixed(
     export: Path | None,
     single_file: Path | None,
@@ -139,7 +146,7 @@ def _serve(
             write_json({"verb": "view", "run": str(run), "url": server.url})
         else:
             say(f"{run} at {server.url} (Ctrl-C ends it)")
-        if opens:
+        if opens and has_screen(os.environ, sys.platform):
             webbrowser.open(server.url)
         server.serve_forever()
     except KeyboardInterrupt:

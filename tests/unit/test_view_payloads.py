@@ -18,6 +18,7 @@ from pyvision_rl.types import (
     ImageSource,
     Media,
     Message,
+    Reward,
     Task,
     Text,
     Trajectory,
@@ -103,6 +104,7 @@ def test_a_trajectory_is_given_whole(writer: Writer) -> None:
             "source": "needle",
             "gold": "1",
             "answer_type": "integer",
+            "facts": {},
             "media": [whole],
         },
         "std": 0.5,
@@ -202,6 +204,23 @@ def test_failed_and_ungraded_are_no_zeros(writer: Writer) -> None:
     assert (failed["reward"], failed["advantage"], failed["weights_step"]) == (None, None, None)
     assert failed["error"] == "SandboxError: the zygote ended"
     assert failed["turns"] == []
+
+
+def test_a_grade_says_what_decided_it(writer: Writer) -> None:
+    task, trajectories = looking(11)
+    grade = Reward({"accuracy": 1.0, "tool_use": 0.5}, True, "equal integers", "judge")
+    gold = replace(task.gold, facts={"options": ("a", "b")})
+    known = replace(task, gold=gold)
+    chunk = writer.chunk(1, [(0, saved(known, replace(trajectories[2], reward=grade)))], [0], [1])
+    [group] = chunk["groups"]
+    assert group["task"]["facts"] == {"options": ("a", "b")}
+    assert group["trajectories"][0]["reward"] == {
+        "total": 1.5,
+        "parts": {"accuracy": 1.0, "tool_use": 0.5},
+        "correct": True,
+        "why": "equal integers",
+        "rung": "judge",
+    }
 
 
 def test_hostile_text_stays_as_it_was_written(writer: Writer) -> None:

@@ -135,6 +135,7 @@ class Writer:
             "source": task.input.data_source,
             "gold": task.gold.answer,
             "answer_type": task.gold.answer_type,
+            "facts": dict(task.gold.facts),
             "media": [self.media(m) for m in task.input.media],
         }
 
@@ -181,8 +182,13 @@ class Writer:
 
 
 def _reward(reward: Reward) -> Json:
-    facts = {"correct": reward.correct, "why": reward.why}
-    return {"total": reward.total, "parts": dict(reward.parts), **facts}
+    return {
+        "total": reward.total,
+        "parts": dict(reward.parts),
+        "correct": reward.correct,
+        "why": reward.why,
+        "rung": reward.rung,
+    }
 
 
 def _action(action: Action) -> Json:

@@ -156,7 +156,7 @@ def index_payload(snapshot: Snapshot) -> Json:
 
 _PLAIN = (
     *("group", "rollout", "reward", "advantage", "calls", "errors", "turns", "tokens", "visual"),
-    *("images", "seconds"),
+    *("images", "seconds", "answer"),
 )
 _COLUMNS = (
     *("step", "task", "category", "source", "end", "reason", "correct", "std", "chunk", "at"),

@@ -21,6 +21,8 @@ from pyvision_rl.view.scripts import Json
 
 CHUNK = 64
 """Trajectories, about: a chunk holds whole groups."""
+MAX_ANSWER = 120
+"""Characters of an answer that the list has, for searches."""
 _SEGMENTS = b', "segments": ['
 
 
@@ -36,6 +38,8 @@ class Row:
     rollout: int
     task: str
     end: str
+    answer: str | None
+    """Its first characters."""
     reason: str | None
     correct: bool | None
     reward: float | None
@@ -207,6 +211,7 @@ def _row(saved: SavedRollout, raw: Raw, group: int) -> Row:
         rollout=t.rollout,
         task=saved.task.id,
         end=t.end.value,
+        answer=None if t.answer is None else t.answer[:MAX_ANSWER],
         reason=saved.reason,
         correct=None if t.reward is None else t.reward.correct,
         reward=None if t.reward is None else t.reward.total,

@@ -24,6 +24,14 @@
           ["source", task.source && PVRL.bdi(task.source)],
           ["task", PVRL.bdi(task.id)],
         ]),
+        task.facts && Object.keys(task.facts).length
+          ? h(
+              "details",
+              { class: "small" },
+              h("summary", {}, "What a scorer was told"),
+              PVRL.tree(task.facts),
+            )
+          : null,
       ),
     );
   }

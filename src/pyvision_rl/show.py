@@ -3,7 +3,7 @@
 In: a run folder, and perhaps a step, a task id and a rollout index. Out: something rich can print.
 All of a trajectory's text is shown, nothing cut. Model text is hostile: it is never read as rich
 markup, and control characters are shown as symbols, so it cannot move the cursor or hide a line.
-Images are named by size and file; ``demo`` and ``viewer`` show them.
+Images are named by size and file; whoever can draw them passes what does so.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -45,6 +45,9 @@ from pyvision_rl.types import (
 from pyvision_rl.types import Text as TextPart
 from pyvision_rl.usage import observed
 
+Draw: TypeAlias = Callable[[Media], RenderableType | None]
+"""From an image to what draws it; None if it cannot be drawn."""
+
 # Control characters, bidirectional overrides (they reorder what a person reads), zero-width
 # characters, line separators, and lone surrogates (they cannot be printed at all).
 _UNSAFE = re.compile(
@@ -59,7 +62,11 @@ def sanitize(text: str) -> str:
 
 
 def render_run(
-    path: Path, step: int | None = None, id: str | None = None, rollout: int | None = None
+    path: Path,
+    step: int | None = None,
+    id: str | None = None,
+    rollout: int | None = None,
+    draw: Draw = lambda _: None,
 ) -> RenderableType:
     """Return a run's summary, a step's table, or one task's trajectories turn by turn.
 
@@ -69,6 +76,7 @@ def render_run(
             that has it.
         id: Task id: show its trajectories in full.
         rollout: Only the one with this index in its group.
+        draw: Draws the images of trajectories.
 
     Raises:
         RunError: No run folder, or it has no such step, task or rollout.
@@ -77,10 +85,10 @@ def render_run(
     if id is None and rollout is None:
         return _summary(reader) if step is None else _step_table(reader, step)
     chosen = _choose(reader, step, id, rollout)
-    return Group(*(part for saved in chosen for part in render_rollout(saved)))
+    return Group(*(part for saved in chosen for part in render_rollout(saved, draw)))
 
 
-def render_rollout(saved: SavedRollout) -> Iterator[RenderableType]:
+def render_rollout(saved: SavedRollout, draw: Draw = lambda _: None) -> Iterator[RenderableType]:
     """Yield one trajectory from the question to the reward."""
     trajectory = saved.trajectory
     yield Rule(_text(f"{saved.task.id} · rollout {trajectory.rollout} · step {saved.step}"))
@@ -91,11 +99,12 @@ def render_rollout(saved: SavedRollout) -> Iterator[RenderableType]:
             "images": ", ".join(_image(m) for m in saved.task.input.media) or "none",
         }
     )
+    yield from filter(None, map(draw, saved.task.input.media))
     for message in trajectory.prompt:
         yield _heading(f"prompt ({message.role})", "cyan")
         yield _indent(_text(_message_text(message)))
     for index, turn in enumerate(trajectory.turns):
-        yield from _render_turn(index, turn)
+        yield from _render_turn(index, turn, draw)
     yield _heading("outcome", "cyan")
     yield _indent(_fields(_outcome(saved)))
 
@@ -211,14 +220,14 @@ def _choose(
     raise RunError(f"{where}: no task {id!r}; {len(seen)} tasks, e.g. {', '.join(near) or 'none'}")
 
 
-def _render_turn(index: int, turn: Turn) -> Iterator[RenderableType]:
+def _render_turn(index: int, turn: Turn, draw: Draw) -> Iterator[RenderableType]:
     cost = f"{turn.num_tokens} tokens, {turn.sample_s:.2f} s, stopped at {turn.stop.value}"
     if turn.observed != TokenCount():
         cost += f"; then given {_tokens(turn.observed)}"
     yield _heading(f"turn {index + 1}: {_kind(turn)}", "green", cost)
     yield from (_indent(part) for part in _turn_text(turn))
     if turn.execution is not None:
-        yield from _render_execution(turn.execution)
+        yield from _render_execution(turn.execution, draw)
     if turn.observation is None:
         return
     if turn.execution is None:
@@ -226,7 +235,7 @@ def _render_turn(index: int, turn: Turn) -> Iterator[RenderableType]:
         yield _indent(_text(_message_text(turn.observation.message)))
 
 
-def _render_execution(execution: Execution) -> Iterator[RenderableType]:
+def _render_execution(execution: Execution, draw: Draw) -> Iterator[RenderableType]:
     lost = ", variables lost" if execution.state_lost else ""
     note = f"{execution.duration_s:.3f} s{lost}"
     failed = execution.status.value != "ok"
@@ -237,6 +246,7 @@ def _render_execution(execution: Execution) -> Iterator[RenderableType]:
         yield _indent(_text(execution.error.rstrip("\n"), "red"))
     for media in execution.images:
         yield _indent(_text(f"image {_image(media)}", "blue"))
+        yield from filter(None, [draw(media)])
     if not (execution.output or execution.error or execution.images):
         yield _indent(_text("(no output)", "dim"))
 

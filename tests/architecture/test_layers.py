@@ -64,6 +64,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "present",
         "demo",
         "study",
+        "view",
     ),
     ("cli",),
 )

@@ -14,6 +14,7 @@ from pyvision_rl.cli import check, verbs
 from pyvision_rl.cli.audit import audit
 from pyvision_rl.cli.execute import say
 from pyvision_rl.cli.study import study
+from pyvision_rl.cli.view import view
 
 app = typer.Typer(
     name="pvrl",
@@ -34,6 +35,7 @@ app.command("eval")(verbs.evaluate)
 app.command("study")(study)
 app.command("show")(verbs.show)
 app.command("audit")(audit)
+app.command("view")(view)
 app.command("export-sft")(verbs.export_sft)
 app.add_typer(check.app, name="check", help="Prove that a thing works before using it.")
 

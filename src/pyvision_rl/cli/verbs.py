@@ -179,19 +179,26 @@ def show(
     step: Annotated[int | None, typer.Option("--step", help="List one step's episodes.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Show a task's episodes.")] = None,
     rollout: Annotated[int | None, typer.Option("--rollout", help="Only this one.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option("--images", help="kitty, iterm, sixel or none; default: as the terminal can."),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Show a run folder, one step of it, or episodes turn by turn."""
+    from pyvision_rl.cli.pictures import PROTOCOLS, pictures
     from pyvision_rl.runs import RunReader
     from pyvision_rl.show import render_run
 
+    if images not in (None, "none", *PROTOCOLS):
+        raise ConfigError(f"--images {images}: wants none, {', '.join(PROTOCOLS)}")
     if as_json:
         reader = RunReader(run)
         info = {"verb": reader.info.verb, "created": reader.info.created, "size": reader.size()}
         write_json({"run": str(run), **info, "steps": reader.steps(), "metrics": reader.metrics()})
         return
-    Console().print(render_run(run, step, task, rollout))
+    Console().print(render_run(run, step, task, rollout, pictures(images)))
     if task is not None or rollout is not None:
         say(f"next: pvrl show {run}")
     elif step is not None:

@@ -1,0 +1,121 @@
+"""Pages as files: a folder that opens without a server.
+
+In: a run folder or a study. Out: a new folder with the page, its data, media and thumbnails. The
+page itself is written last: a folder without it is not whole. Holds one chunk in memory.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyvision_rl.errors import ConfigError
+from pyvision_rl.runs_files import writing
+from pyvision_rl.view.limits import ALL_STEPS, Steps
+from pyvision_rl.view.site import PAGE, Found, Options, RunSite, StudySite, open_site
+from pyvision_rl.view.thumbs import write_thumbnails
+
+Report = Callable[[str], None]
+_NOTHING: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    page: Path
+    trajectories: int
+    images: int
+    bytes: int
+    runs: int = 1
+
+
+def export_folder(
+    run: Path,
+    out: Path,
+    *,
+    limits: Steps = ALL_STEPS,
+    tokens: bool = True,
+    processes: int = 1,
+    report: Report = lambda _: None,
+) -> Exported:
+    """Write the page of a run or a study, and all it needs, into a folder.
+
+    Args:
+        run: The run folder or study folder.
+        out: A new or empty folder.
+        limits: The steps to show.
+        tokens: Whether token ids and log-probabilities are written.
+        processes: How many make thumbnails.
+        report: Receives lines on the progress.
+
+    Raises:
+        ConfigError: ``out`` is there already and not an empty folder.
+        RunError: ``run`` is none, or the disk refuses.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--export {out} is there already and not an empty folder; name another")
+    site = open_site(run, Options(limits=limits, tokens=tokens))
+    if isinstance(site, RunSite):
+        return _write_run(site, out, processes, report)
+    return _write_study(site, out, processes, report)
+
+
+def _write_study(site: StudySite, out: Path, processes: int, report: Report) -> Exported:
+    found: list[Exported] = []
+    for unit in site.units():
+        inner = site.run(unit)
+        if inner is not None:
+            report(f"export {unit}")
+            found.append(_write_run(inner, out / "runs" / unit, processes, report))
+    size = _write_names(site, out)
+    return Exported(
+        page=out / PAGE,
+        trajectories=sum(e.trajectories for e in found),
+        images=sum(e.images for e in found),
+        bytes=size + sum(e.bytes for e in found),
+        runs=len(found),
+    )
+
+
+def _write_run(site: RunSite, out: Path, processes: int, report: Report) -> Exported:
+    snapshot = site.refresh(report)
+    digests = site.images()
+    with writing(out):
+        (out / "media").mkdir(parents=True, exist_ok=True)
+        (out / "thumbs").mkdir(exist_ok=True)
+        jobs = [(site.image_file(d), out / "thumbs" / f"{d}.webp") for d in digests]
+        for digest in digests:
+            shutil.copyfile(site.image_file(digest), out / "media" / f"{digest}.png")
+        report(f"copied {len(digests)} images")
+        failed = write_thumbnails(
+            jobs, processes, lambda n: report(f"made {n} of {len(jobs)} thumbnails")
+        )
+        if failed:
+            report(f"{failed} images could not be read: they have no thumbnail")
+    size = sum(f.stat().st_size for d in ("media", "thumbs") for f in (out / d).iterdir())
+    size += _write_names(site, out)
+    rows = sum(len(s.rows) for s in snapshot.steps)
+    return Exported(out / PAGE, rows, len(digests), size)
+
+
+def _write_names(site: RunSite | StudySite, out: Path) -> int:
+    """Write everything but images; return the bytes."""
+    size = 0
+    for name in site.names():
+        if name.startswith(("media/", "thumbs/")):
+            continue
+        found = site.get(name, _NOTHING)
+        # A step that is being written anew at this moment may be gone.
+        if found is not None:
+            size += _write(found, out / name)
+    return size
+
+
+def _write(found: Found, file: Path) -> int:
+    assert isinstance(found.body, bytes)
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.write_bytes(found.body)

@@ -52,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "conversations",
         "collect",
         "new_model",
+        "present",
         "evaluate",
         "eval_run",
         "probe",
@@ -61,9 +62,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "show",
         "audit",
         "resuming",
-        "present",
         "demo",
         "study",
+        "evaluation_compare",
     ),
     ("cli",),
 )

@@ -1,8 +1,9 @@
 """Runs that can be killed: a process that has imported everything forks one child per run.
 
-Started as ``python -m tests.killable``. In, on stdin: one JSON object per line with ``config``,
-``out`` and ``resume``. Out, on stdout: the child's process id, and at its end its wait status. A
-child is a process like any other; it only starts in a moment instead of in ten seconds.
+Started as ``python -m tests.killable rl`` (or ``eval``). In, on stdin: one JSON object per line
+with ``config``, ``out`` and ``resume``. Out, on stdout: the child's process id, and at its end its
+wait status. A child is a process like any other; it only starts in a moment instead of in ten
+seconds.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ ROOT = Path(__file__).parents[1]
 
 
 class Runner:
-    """Starts RL runs one at a time; a context manager."""
+    """Starts runs of one verb (rl, eval) one at a time; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, verb: str = "rl") -> None:
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.killable"],
+            [sys.executable, "-m", "tests.killable", verb],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -85,13 +86,23 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _serve() -> None:
-    """Fork one child per order."""
+def _verb(name: str) -> Callable[..., Any]:
+    """Return what does the verb, with all that it needs imported."""
+    if name == "eval":
+        from pyvision_rl.eval_run import run_eval
+
+        return run_eval
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
 
     import pyvision_rl.models.load  # noqa: F401
-    from pyvision_rl.config import Config
     from pyvision_rl.train.rl import run_rl
+
+    return run_rl
+
+
+def _serve(run: Callable[..., Any]) -> None:
+    """Fork one child per order."""
+    from pyvision_rl.config import Config
 
     for line in sys.stdin:
         order = json.loads(line)
@@ -99,7 +110,7 @@ def _serve() -> None:
         child = os.fork()
         if child == 0:
             config = Config.model_validate(order["config"])
-            run_rl(config, out, resume=out if order["resume"] else None)
+            run(config, out, resume=out if order["resume"] else None)
             os._exit(0)
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
@@ -109,4 +120,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(_verb(sys.argv[1]))

@@ -1,21 +1,33 @@
 """An evaluation that is a run of its own: ``pvrl eval``.
 
-In: a config. Out: a run folder with every episode, and ``result.json``. Goes on in a folder after a
-kill. Scores nothing itself.
+In: a config. Out: a run folder with every episode, ``protocol.json`` (how it was asked and graded),
+and the result as ``result.json``, ``result.md`` and ``row.csv``. Goes on in a folder after a kill
+with the samples that are missing, and grades again what a grader failed on. Scores nothing itself.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from pyvision_rl.assemble import assemble, chunks
 from pyvision_rl.config import Config
 from pyvision_rl.errors import RewardError, RunError
-from pyvision_rl.evaluate import EvalResult, evaluate, held_out, judged, result_of
-from pyvision_rl.metrics import rollout_metrics
-from pyvision_rl.runs import RunReader, RunWriter, read_info
+from pyvision_rl.evaluate import EvalResult
+from pyvision_rl.evaluation_choice import choose
+from pyvision_rl.evaluation_protocol import check_same_data, note_protocol
+from pyvision_rl.evaluation_result import write_result
+from pyvision_rl.evaluation_steps import (
+    Progress,
+    Runner,
+    Survey,
+    drop_metrics,
+    finish,
+    grade_again,
+    steps_of,
+    survey,
+)
+from pyvision_rl.runs import RunWriter, read_info
 from pyvision_rl.same_config import HOW_MUCH_IS_GRADED, other_sections
 
 
@@ -24,50 +36,63 @@ def run_eval(
     out: Path,
     *,
     resume: Path | None = None,
+    retry_failed: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> EvalResult:
-    """Evaluate ``policy.model`` and write a run folder with every episode and ``result.json``.
+    """Evaluate ``policy.model`` and write a run folder with every episode and the result.
 
     Args:
         config: ``[eval]`` names tasks and samples.
         out: The run folder.
-        resume: The same folder after a kill: chunks already written are not run again.
-        report: Receives one line per chunk.
+        resume: The same folder after a kill: samples already written are not run again; those that
+            a grader failed on are graded again.
+        retry_failed: With ``resume``, run again also what failed by our own fault. Without it a
+            failed episode stays failed, and wrong.
+        report: Receives lines that count episodes.
 
     Raises:
         RewardError: Nothing could be graded; the episodes are written.
-        RunError: The folder is of another config or verb.
+        RunError: The folder is of another config, verb or data.
     """
-    tasks, total = held_out(config)
-    done, items = 0, []
     if resume:
-        _refuse_other_config(resume, config)
-        reader = RunReader(resume)
-        done = len(reader.steps())
-        saved = (reader.trajectories(step) for step in range(1, done + 1))
-        items = [(r.task.input, r.trajectory) for rs in saved for r in rs]
-    with (
-        assemble(config) as assembly,
-        RunWriter(out, config, verb="eval", resume_step=done if resume else None) as writer,
-    ):
-        for step, chunk in enumerate(chunks(total), 1):
-            if step <= done:
-                continue
-            groups = evaluate(assembly, tasks, chunk)
-            writer.rollouts(step, groups)
-            writer.metrics(step, rollout_metrics(groups) | assembly.stats())
-            items += judged(groups)
-            report(f"evaluated {chunk.stop} of {total} tasks")
-    result = result_of(items)
-    (out / "result.json").write_text(json.dumps(result.to_json(), indent=2) + "\n")
+        _refuse_other_run(resume, config)
+        check_same_data(resume, config)
+    choice = choose(config)
+    steps = steps_of(config, choice)
+    found = survey(resume, steps, retry_failed=retry_failed) if resume else Survey(len(steps))
+    unclosed = [s for s in steps if s.number not in found.closed]
+    graded = grade_again(config, out, unclosed, report) if found.ungraded else {}
+    progress = Progress(report, len(choice.indices) * config.eval.samples, found.present)
+    with ExitStack() as stack:
+        runner = None
+        # A folder in which only grades were missing needs no model.
+        if resume is None or found.missing:
+            spent = sum(stats.get("judge_calls", 0.0) for stats in graded.values())
+            runner = stack.enter_context(Runner(config, choice, progress, spent, retry_failed))
+        last = None
+        if resume:
+            drop_metrics(out, {s.number for s in unclosed})
+            last = max((s.number for s in steps), default=0)
+        writer = stack.enter_context(RunWriter(out, config, verb="eval", resume_step=last))
+        if runner:
+            note_protocol(out, config, choice, runner.harness, runner.vision)
+        for step in unclosed:
+            stats = graded.get(step.number, {})
+            found.closed[step.number] = finish(config, writer, step, runner, stats)
+            progress.tell()
+    items = [item for step in steps for item in found.closed[step.number]]
+    result = write_result(out, config, items)
     if items and result.overall.accuracy is None:
-        raise RewardError(f"none of {len(items)} episodes could be graded: {items[-1][1].error}")
+        raise RewardError(f"none of {len(items)} episodes could be graded: {items[-1].why}")
     return result
 
 
-def _refuse_other_config(resume: Path, config: Config) -> None:
+def _refuse_other_run(resume: Path, config: Config) -> None:
+    info = read_info(resume)
+    if info.verb != "eval":
+        raise RunError(f"{resume} is a run of {info.verb!r}; eval cannot go on in it")
     may_differ = {"run": True, "rewards": HOW_MUCH_IS_GRADED}
-    if other := other_sections(read_info(resume).config, config, may_differ):
+    if other := other_sections(info.config, config, may_differ):
         raise RunError(
             f"{resume} was evaluated with another [{other[0]}] section; a result of two configs "
             "means nothing: start a new one"

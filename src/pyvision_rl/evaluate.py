@@ -1,7 +1,7 @@
 """Held-out evaluation: a task set and a policy in, scores with standard errors out.
 
 Every failed episode counts as wrong; an ungraded one (a grader that broke) is left out and counted.
-Trains nothing and chooses nothing.
+Trains nothing, chooses nothing and writes nothing: ``eval_run`` does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,44 @@ from pyvision_rl.types import EndReason, Group, TaskInput, Trajectory
 from pyvision_rl.usage import NUMBERS, used
 
 Judged = tuple[TaskInput, Trajectory]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What an evaluation keeps of one episode: no text, no token, no picture."""
+
+    task: str
+    rollout: int
+    category: str
+    end: EndReason
+    correct: bool | None
+    """None where there is no grade: ungraded, or failed."""
+    score: float | None
+    """The grade itself, in [0, 1]."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """``tool_calls``, ``sampled_tokens``, and what ``usage.used`` knows; others may add to them."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is in the denominator: graded, or failed and so wrong."""
+        return self.correct is not None or self.end is EndReason.FAILED
+
+
+def sample_of(task: TaskInput, trajectory: Trajectory) -> Sample:
+    """Return what is kept of an episode."""
+    reward = trajectory.reward
+    # A run folder need not keep the tokens; the turns know their number.
+    sampled = trajectory.num_sampled_tokens or sum(t.num_tokens for t in trajectory.turns)
+    numbers = {"tool_calls": float(trajectory.num_tool_calls), "sampled_tokens": float(sampled)}
+    return Sample(
+        task.id,
+        trajectory.rollout,
+        task.category,
+        trajectory.end,
+        None if reward is None else reward.correct,
+        None if reward is None else reward.parts.get("accuracy", float(reward.correct)),
+        numbers | used(task, trajectory),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,37 +121,35 @@ class EvalResult:
         return {name: number for name, number in numbers.items() if number is not None}
 
 
-def score(items: Sequence[Judged]) -> Score:
+def score(items: Sequence[Judged | Sample]) -> Score:
     """Return the score of judged episodes.
 
     Args:
-        items: Tasks with their trajectories, in any order.
+        items: Tasks with their trajectories, or what is kept of them, in any order.
     """
-    usable = [i for i in items if i[1].reward is not None or i[1].end is EndReason.FAILED]
-    trajectories = [t for _, t in usable]
-    rights = [(task.id, float(t.reward is not None and t.reward.correct)) for task, t in usable]
-    means = _task_means(rights)
+    samples = [item if isinstance(item, Sample) else sample_of(*item) for item in items]
+    usable = [s for s in samples if s.counts]
+    means = _task_means((s.task, float(bool(s.correct))) for s in usable)
     use: dict[str, float] = {}
-    found = [(task.id, used(task, t)) for task, t in usable]
     for name in NUMBERS:
-        if values := _task_means((task, u[name]) for task, u in found if name in u):
+        if values := _task_means((s.task, s.numbers[name]) for s in usable if name in s.numbers):
             use[name] = math.fsum(values) / len(values)
             use[f"{name}_se"] = standard_error(values)
 
     def mean(values: Iterable[float]) -> float | None:
-        return math.fsum(values) / len(trajectories) if trajectories else None
+        return math.fsum(values) / len(usable) if usable else None
 
     return Score(
         tasks=len(means),
         episodes=len(items),
         ungraded=len(items) - len(usable),
-        failed=sum(t.end is EndReason.FAILED for t in trajectories),
+        failed=sum(s.end is EndReason.FAILED for s in usable),
         accuracy=math.fsum(means) / len(means) if means else None,
         accuracy_se=standard_error(means) if means else None,
-        tool_calls=mean(t.num_tool_calls for t in trajectories),
-        tool_share=mean(float(t.num_tool_calls > 0) for t in trajectories),
-        answered=mean(float(t.end is EndReason.ANSWERED) for t in trajectories),
-        sampled_tokens=mean(t.num_sampled_tokens for t in trajectories),
+        tool_calls=mean(s.numbers["tool_calls"] for s in usable),
+        tool_share=mean(float(s.numbers["tool_calls"] > 0) for s in usable),
+        answered=mean(float(s.end is EndReason.ANSWERED) for s in usable),
+        sampled_tokens=mean(s.numbers["sampled_tokens"] for s in usable),
         usage=use,
     )
 
@@ -135,11 +171,12 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(variance / len(values))
 
 
-def result_of(items: Sequence[Judged]) -> EvalResult:
+def result_of(items: Sequence[Judged | Sample]) -> EvalResult:
     """Return overall and per-category scores."""
-    names = sorted({task.category for task, _ in items if task.category})
-    by_name = {n: score([i for i in items if i[0].category == n]) for n in names}
-    return EvalResult(score(items), by_name)
+    samples = [item if isinstance(item, Sample) else sample_of(*item) for item in items]
+    names = sorted({s.category for s in samples if s.category})
+    by_name = {n: score([s for s in samples if s.category == n]) for n in names}
+    return EvalResult(score(samples), by_name)
 
 
 def judged(groups: Iterable[Group]) -> list[Judged]:
@@ -148,30 +185,57 @@ def judged(groups: Iterable[Group]) -> list[Judged]:
 
 
 def eval_harness(assembly: Assembly) -> Harness:
-    """Return the assembly's harness with the sampling of ``[eval]``."""
-    temperature = assembly.config.eval.temperature
-    if temperature is None:
-        return assembly.harness
-    sampling = replace(assembly.harness.sampling, temperature=temperature)
-    return replace(assembly.harness, sampling=sampling)
+    """Return the assembly's harness with the sampling of ``[eval]``, without tools if so wanted."""
+    harness, section = assembly.harness, assembly.config.eval
+    if section.temperature is not None:
+        harness = replace(
+            harness, sampling=replace(harness.sampling, temperature=section.temperature)
+        )
+    if not section.tools:
+        from pyvision_rl.evaluation_choice import direct
+
+        harness = direct(harness, assembly.config)
+    return harness
 
 
 def evaluate(
-    assembly: Assembly, tasks: TaskSet, indices: range, *, forced: str = ""
+    assembly: Assembly,
+    tasks: TaskSet,
+    indices: Sequence[int],
+    *,
+    forced: str = "",
+    wanted: Sequence[Sequence[int]] | None = None,
+    harness: Harness | None = None,
 ) -> list[Group]:
     """Return the graded groups of some held-out tasks (no advantages).
 
-    The random numbers depend on the run's seed and the task only, so two models, or one model
-    before and after training, meet the same tasks with the same luck.
+    The random numbers depend on the run's seed and the task's place only, so two models, or one
+    model before and after training, meet the same tasks with the same luck; so do a run of some
+    tasks and one of all.
+
+    Args:
+        assembly: Whose policy is evaluated.
+        tasks: The task set.
+        indices: Places in it, all of one chunk (see ``assemble.chunks``).
+        forced: Text every first turn must begin with, instead of ``eval.forced_start``.
+        wanted: For each task the samples to make; None takes all.
+        harness: None takes ``eval_harness``.
     """
-    config = assembly.config
+    config, start = assembly.config, chunk_start(indices[0])
+    samples = wanted or [range(config.eval.samples)] * len(indices)
     return assembly.rollout(
         [tasks[i] for i in indices],
-        seed=derive_seed(config.seed, "eval", indices.start),
+        seed=derive_seed(config.seed, "eval", start),
         group_size=config.eval.samples,
         forced=forced or config.eval.forced_start,
-        harness=eval_harness(assembly),
+        wanted=[(i - start, made) for i, made in zip(indices, samples, strict=True)],
+        harness=harness or eval_harness(assembly),
     )
+
+
+def chunk_start(index: int) -> int:
+    """Return the first place of the chunk that a task belongs to."""
+    return chunks(index + 1)[-1].start
 
 
 def held_out(config: Config) -> tuple[TaskSet, int]:
@@ -184,7 +248,12 @@ def held_out(config: Config) -> tuple[TaskSet, int]:
 def evaluate_now(assembly: Assembly, *, forced: str = "") -> EvalResult:
     """Return the held-out result of the assembly's policy as it is now; writes nothing."""
     tasks, total = held_out(assembly.config)
+    parts: Sequence[Sequence[int]] = chunks(total)
+    if assembly.config.eval.ids:
+        from pyvision_rl.evaluation_choice import choose
+
+        parts = choose(assembly.config).chunks()
     items: list[Judged] = []
-    for chunk in chunks(total):
-        items += judged(evaluate(assembly, tasks, chunk, forced=forced))
+    for part in parts:
+        items += judged(evaluate(assembly, tasks, part, forced=forced))
     return result_of(items)

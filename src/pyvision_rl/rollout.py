@@ -93,6 +93,7 @@ async def run_groups(
     seed: int,
     group_size: int | None = None,
     forced: str = "",
+    wanted: Sequence[tuple[int, Sequence[int]]] | None = None,
 ) -> list[Group]:
     """Return one graded group per task, in task order.
 
@@ -102,27 +103,27 @@ async def run_groups(
         seed: All randomness of these episodes comes from it.
         group_size: None takes ``rollout.group_size``.
         forced: Text that every first turn must begin with (the probe's forced action).
+        wanted: For each task, the place that its seeds come from and the rollouts to make. None
+            takes its place in ``tasks``, and all of the group.
     """
     size = group_size or harness.config.group_size
     together = max(1, harness.config.max_live_episodes // size)
     forced_ids = harness.renderer.encode(forced) if forced else ()
+    jobs = list(zip(tasks, wanted or [(i, range(size)) for i in range(len(tasks))], strict=True))
     groups: list[Group] = []
     for first in range(0, len(tasks), together):
-        jobs, part = [], tasks[first : first + together]
-        lockstep = harness.config.schedule == "lockstep"
-        gate = _Gate(len(part) * size) if lockstep else None
-        for index, task in enumerate(part, first):
+        part, episodes = jobs[first : first + together], []
+        for task, (index, rollouts) in part:
             # Made once per task: G rollouts share one prompt segment, and so one prefill.
             prompt = harness.prompts.prompt(task.input)
             start = _Start(prompt, harness.renderer.open(prompt.messages), forced_ids)
-            for rollout in range(size):
+            for rollout in rollouts:
                 episode_seed = derive_seed(seed, index, task.id, rollout)
                 episode = _Episode(harness, task.input, start, rollout, index, episode_seed)
-                jobs.append(_graded(episode, task, gate))
-        done = await asyncio.gather(*jobs)
-        groups += [
-            Group(task, tuple(done[i * size : (i + 1) * size])) for i, task in enumerate(part)
-        ]
+                episodes.append((episode, task))
+        gate = _Gate(len(episodes)) if harness.config.schedule == "lockstep" else None
+        done = iter(await asyncio.gather(*(_graded(*episode, gate) for episode in episodes)))
+        groups += [Group(task, tuple(next(done) for _ in made)) for task, (_, made) in part]
     return groups
 
 

@@ -24,7 +24,10 @@ from pathlib import Path
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.types import Part, Text
 
-BUILT_IN = ("question", "minimal", "observation", "pyvision", "pyvision_error")
+BUILT_IN = (
+    *("question", "minimal", "observation", "pyvision", "pyvision_error"),
+    *("direct", "reason"),
+)
 
 _PLACEHOLDER = re.compile(
     r"\{\{(?P<literal>[a-z][a-z0-9_]*)\}\}"

@@ -37,6 +37,20 @@ def unit_of(module: str) -> str:
         "runs_files": "runs",
         "runs_videos": "runs",
         "sft_format": "conversations",
+        "evaluation_bias": "evaluate",
+        "evaluation_choice": "evaluate",
+        "evaluation_episodes": "evaluate",
+        "evaluation_export": "evaluate",
+        "evaluation_grading": "evaluate",
+        "evaluation_items": "evaluate",
+        "evaluation_numbers": "evaluate",
+        "evaluation_page": "evaluate",
+        "evaluation_protocol": "evaluate",
+        "evaluation_reading": "evaluate",
+        "evaluation_rescore": "evaluate",
+        "evaluation_result": "evaluate",
+        "evaluation_steps": "evaluate",
+        "evaluation_suite": "evaluate",
     }
     return parts.get(first, first)
 

@@ -92,7 +92,8 @@ def test_run_eval_writes_every_episode_and_the_result(config: Config, tmp_path: 
     result = run_eval(config, tmp_path / "run")
     assert (result.overall.tasks, result.overall.episodes) == (8, 16)
     assert set(result.categories) == {"c0", "c1"}
-    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result.to_json()
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert {name: written[name] for name in ("overall", "categories")} == result.to_json()
 
 
 def test_a_resumed_evaluation_equals_a_whole_one(

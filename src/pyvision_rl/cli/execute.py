@@ -130,7 +130,7 @@ def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: s
         PVRLError: The run failed.
         InterruptedRun: Ctrl-C.
     """
-    source = _source(options)
+    source = source_of(options)
     config = load_config(source, options.overrides)
     if options.dry_run:
         _show_plan(name, options, config, source)
@@ -198,7 +198,7 @@ def _prepare(*, debug: bool) -> None:
         sys.path.append(here)
 
 
-def _source(options: Options) -> Path:
+def source_of(options: Options) -> Path:
     """Return the config file to load.
 
     Raises:
@@ -223,16 +223,30 @@ def _run_folder(name: str, options: Options, source: Path) -> Iterator[Path]:
     """Yield the run folder; a new one that stays empty is taken away again."""
     if options.resume is not None:
         yield options.resume
-        return
-    out = options.out
-    if out is None:
-        out = _claim(name, source)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} is there already and not an empty folder; name another")
+    elif options.out is not None:
+        with new_folder(options.out):
+            yield options.out
     else:
-        out.mkdir(parents=True, exist_ok=True)
+        out = _claim(name, source)
+        try:
+            yield out
+        finally:
+            with suppress(OSError):
+                out.rmdir()
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[None]:
+    """Make a folder; one that stays empty is taken away again.
+
+    Raises:
+        ConfigError: It is there already, and not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out} is there already and not an empty folder; name another")
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        yield out
+        yield
     finally:
         with suppress(OSError):
             out.rmdir()

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pyvision_rl import __version__
-from pyvision_rl.cli import check, verbs
+from pyvision_rl.cli import check, evaluation, verbs
 from pyvision_rl.cli.audit import audit
 from pyvision_rl.cli.execute import say
 from pyvision_rl.cli.study import study
@@ -31,12 +31,15 @@ app.command("rollout")(verbs.rollout)
 app.command("synthesize")(verbs.synthesize)
 app.command("sft")(verbs.sft)
 app.command("rl")(verbs.rl)
-app.command("eval")(verbs.evaluate)
+app.command("eval")(evaluation.evaluate)
+app.command("rescore")(evaluation.rescore)
+app.command("compare")(evaluation.compare)
 app.command("study")(study)
 app.command("show")(verbs.show)
 app.command("audit")(audit)
 app.command("view")(view)
 app.command("export-sft")(verbs.export_sft)
+app.command("export-log")(evaluation.export_log)
 app.add_typer(check.app, name="check", help="Prove that a thing works before using it.")
 
 

@@ -139,19 +139,11 @@ def _rl(job: Job) -> Any:
     return run_rl(job.config, job.out, resume=job.resume, report=job.report)
 
 
-def _evaluate(job: Job) -> Any:
-    """Evaluate a model on held-out tasks; accuracy with standard errors."""
-    from pyvision_rl.eval_run import run_eval
-
-    return run_eval(job.config, job.out, resume=job.resume, report=job.report)
-
-
 probe = _plain("probe", _probe, "pvrl rl {config} --set policy.model={model}")
 rollout = _plain("rollout", _rollout, "pvrl show {out}")
 synthesize = _resumable("synthesize", _synthesize, "pvrl show {out}")
 sft = _resumable("sft", _sft, "pvrl probe {config} --set policy.model={out}/final")
 rl = _resumable("rl", _rl, "pvrl show {out}")
-evaluate = _resumable("eval", _evaluate, "pvrl show {out}")
 
 
 @guarded

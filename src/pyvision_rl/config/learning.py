@@ -252,3 +252,11 @@ class EvalConfig(Section):
     """None takes policy.temperature."""
     forced_start: str = ""
     """Text every first turn must begin with."""
+    ids: tuple[str, ...] = ()
+    """Only the tasks of these ids, with the random numbers they have among all; empty takes all.
+    ``num_tasks`` then cuts them."""
+    tools: bool = True
+    """False: no code, the first turn has to answer; the scorer is the same."""
+    direct_template: str = ""
+    """Question template with ``tools = false``: a file, or direct (the answer only), or reason
+    (thinking first); empty is direct."""

@@ -230,6 +230,10 @@ class Items:
         public = TaskInput(item.id, item.question, media, item.category, self._suite)
         return Task(public, item.gold)
 
+    def ids(self) -> tuple[str, ...]:
+        """Return the id of every item, in order."""
+        return tuple(item.id for item in self._items)
+
     def data_sources(self) -> frozenset[str]:
         """Return the suite's name."""
         return frozenset({self._suite})

@@ -5,6 +5,7 @@ In: the options of the section. Out: the items of one suite, worded by one proto
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -13,7 +14,7 @@ from pyvision_rl.config import TasksConfig
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.registry import parse_options, resolve
 from pyvision_rl.suites import TABLE
-from pyvision_rl.suites.base import Suite, protocol_name
+from pyvision_rl.suites.base import Items, Suite, protocol_name
 from pyvision_rl.types import Task
 
 
@@ -60,6 +61,12 @@ class SuiteTasks:
     def __getitem__(self, index: int) -> Task:
         """Return item ``index`` as a task (see ``Items``)."""
         return self._items[index]
+
+    def ids(self) -> Sequence[str]:
+        """Return the id of every item, in order."""
+        if isinstance(self._items, Items):
+            return self._items.ids()
+        return [self._items[index].id for index in range(len(self._items))]
 
     def data_sources(self) -> frozenset[str]:
         """Return the suite's name."""

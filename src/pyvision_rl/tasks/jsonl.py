@@ -86,6 +86,10 @@ class JsonlTasks:
             Gold(row.answer, row.answer_type),
         )
 
+    def ids(self) -> tuple[str, ...]:
+        """Return the id of every row, in order."""
+        return tuple(row.id for row in self._rows)
+
     def data_sources(self) -> frozenset[str]:
         """Return the ``data_source`` of every row."""
         return frozenset(row.data_source for row in self._rows)

@@ -1,0 +1,200 @@
+"""A benchmark suite in an evaluation: the keys it fills in, what it asks for, and its report.
+
+In: the name of a suite, its data and a protocol; later the items of a run. Out: overrides for a
+config, the facts and data files of the suite that a config names, and the benchmark's own numbers.
+Knows no benchmark: ``suites`` does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pyvision_rl.config import Config, TasksConfig
+from pyvision_rl.errors import ConfigError
+from pyvision_rl.evaluation_items import Item
+from pyvision_rl.suites.base import Scored, Settings, Suite, protocol_name, settings_of
+from pyvision_rl.suites.task_set import find_suite
+
+Json: TypeAlias = dict[str, Any]
+
+SUITE = "suite"
+"""The name of the task set and of the grader that lead to a suite."""
+
+
+def suite_overrides(name: str, data: str, protocol: str, *, shuffle: bool) -> tuple[str, ...]:
+    """Return the overrides that put a suite into ``[eval.tasks]`` and ``[rewards]``.
+
+    Raises:
+        ConfigError: No such suite or protocol, or no data.
+    """
+    suite = find_suite(name, "--suite")
+    if not data:
+        raise ConfigError(f"--suite {name} needs --data: the suite's file, or hf:owner/name")
+    options = {
+        "suite": name,
+        "path": data,
+        "protocol": protocol_name(suite, protocol),
+        "shuffle_options": shuffle,
+    }
+    table = _toml(options)
+    return (
+        f"eval.tasks={{name = {json.dumps(SUITE)}, options = {table}}}",
+        f"rewards.name={json.dumps(SUITE)}",
+        f"rewards.options={table}",
+    )
+
+
+def settings_overrides(
+    config: Config, *, typed: Collection[str] = (), from_run: bool = False
+) -> tuple[str, ...]:
+    """Return the overrides by which a config follows its protocol where it says nothing itself.
+
+    Args:
+        config: Names a suite in ``[eval.tasks]``; without one there are none.
+        typed: Keys that a person set by hand.
+        from_run: The config is a run's own, in which every key is written: there a key counts as
+            set if it has not its default.
+    """
+    found = _suite_of(config.eval.tasks)
+    if found is None:
+        return ()
+    suite, protocol = found
+    wanted = asked_keys(settings_of(suite, protocol))
+    if not config.eval.tools:
+        wanted.pop("rollout.max_tool_calls", None)
+    return tuple(
+        f"{key}={json.dumps(value)}"
+        for key, value in wanted.items()
+        if key not in typed and not _is_set(config, key, from_run=from_run)
+    )
+
+
+def asked_keys(settings: Settings) -> dict[str, float | int]:
+    """Return the keys of a config that a protocol has a value for."""
+    calls = None if settings.max_turns is None else settings.max_turns - 1
+    keys = {
+        "eval.temperature": settings.temperature,
+        "eval.samples": settings.samples,
+        "policy.top_k": settings.top_k,
+        "rollout.max_tool_calls": calls,
+        "rollout.max_context_tokens": settings.max_context_tokens,
+        "policy.min_pixels": settings.min_pixels,
+        "policy.max_pixels": settings.max_pixels,
+    }
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def with_protocol(config: Config, protocol: str) -> Config:
+    """Return the config with another protocol of its suite.
+
+    Raises:
+        ConfigError: The config names no suite, or the suite has no such protocol.
+    """
+    found = _suite_of(config.eval.tasks)
+    if found is None or config.eval.tasks is None:
+        raise ConfigError(f"--protocol {protocol}: the run is not of a suite; use --set rewards.…")
+    name = protocol_name(found[0], protocol)
+    tasks, rewards = config.eval.tasks, config.rewards
+    tasks = tasks.model_copy(update={"options": {**tasks.options, "protocol": name}})
+    if rewards.name == SUITE:
+        options = {**rewards.options, "protocol": name}
+        rewards = rewards.model_copy(update={"options": options})
+    section = config.eval.model_copy(update={"tasks": tasks})
+    return config.model_copy(update={"eval": section, "rewards": rewards})
+
+
+def suite_files(section: TasksConfig) -> tuple[Path, ...]:
+    """Return the data files of a suite; none for other task sets.
+
+    Raises:
+        TaskError: One is missing.
+    """
+    found = _suite_of(section)
+    if found is None:
+        return ()
+    path = str(section.options.get("path", ""))
+    return () if path.startswith("hf:") else found[0].files(Path(path))
+
+
+def suite_facts(config: Config) -> Json | None:
+    """Return the suite and protocol of a config, and where the run differs from the protocol."""
+    found = _suite_of(config.eval.tasks)
+    if found is None or config.eval.tasks is None:
+        return None
+    suite, protocol = found
+    settings = settings_of(suite, protocol)
+    options = config.eval.tasks.options
+    differs = {
+        key: {"protocol": value, "run": _value(config, key)}
+        for key, value in asked_keys(settings).items()
+        if _value(config, key) != value
+    }
+    return {
+        "name": suite.name,
+        "protocol": protocol,
+        "source": settings.source,
+        "second_hand": settings.second_hand,
+        "shuffle_options": bool(options.get("shuffle_options", False)),
+        "seed": options.get("seed", 0),
+        "differs_from_protocol": differs,
+    }
+
+
+def suite_report(config: Config, items: Sequence[Item]) -> Json | None:
+    """Return the benchmark's own numbers over the items of a run; None without a suite."""
+    found = _suite_of(config.eval.tasks)
+    if found is None:
+        return None
+    suite, protocol = found
+    report = suite.aggregate(scored(items), protocol)
+    return {
+        "headline": report.headline,
+        "numbers": dict(report.numbers),
+        "counts": dict(report.counts),
+        "notes": list(report.notes),
+    }
+
+
+def scored(items: Sequence[Item]) -> list[Scored]:
+    """Return the samples of each item as suites read them, in the order of the items."""
+    by_task: dict[int, list[Item]] = {}
+    for item in items:
+        by_task.setdefault(item.index, []).append(item)
+    found = []
+    for members in by_task.values():
+        counted = [m.sample for m in members if m.sample.counts]
+        # A failed episode has no score, and counts as wrong.
+        scores = tuple(s.score or 0.0 for s in counted)
+        found.append(Scored(members[0].task, scores, tuple(s.score is None for s in counted)))
+    return found
+
+
+def _suite_of(section: TasksConfig | None) -> tuple[Suite, str] | None:
+    """The suite of a task section, and the name of its protocol."""
+    if section is None or section.name != SUITE:
+        return None
+    suite = find_suite(str(section.options.get("suite", "")), "eval.tasks.options.suite")
+    return suite, protocol_name(suite, str(section.options.get("protocol", "")))
+
+
+def _value(config: Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def _is_set(config: Config, key: str, *, from_run: bool) -> bool:
+    section, _, name = key.partition(".")
+    values = getattr(config, section)
+    if section not in config.model_fields_set or name not in values.model_fields_set:
+        return False
+    default = type(values).model_fields[name].default
+    return not from_run or getattr(values, name) != default
+
+
+def _toml(values: Mapping[str, Any]) -> str:
+    """A table in one line, as ``--set`` reads it."""
+    # A JSON text is a TOML text, and so are true, false and numbers.
+    return "{" + ", ".join(f"{k} = {json.dumps(v)}" for k, v in values.items()) + "}"

@@ -1,0 +1,120 @@
+"""Stored episodes are graded again without the model, and the run they come from never changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from test_evaluation_protocol import suite
+from test_evaluation_runs import config, told
+
+from pyvision_rl.collect import run_rollout
+from pyvision_rl.errors import ConfigError, RewardError, RunError
+from pyvision_rl.eval_run import run_eval
+from pyvision_rl.evaluation_rescore import rescore, rescore_config
+from pyvision_rl.runs import RunReader, read_info
+from tests.eval_fakes import SeedTeller
+
+
+def content(folder: Path) -> dict[str, str]:
+    files = sorted(f for f in folder.rglob("*") if f.is_file())
+    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rescore") / "run"
+    run_eval(config(tasks={"options": {"count": 6, "picture": True}}), out)
+    return out
+
+
+def test_every_flip_is_counted_and_named(run: Path, tmp_path: Path) -> None:
+    before, out = content(run), tmp_path / "again"
+    SeedTeller.asked.clear()
+    found = rescore(run, out, rescore_config(run, ["rewards.options={odd=true}"]))
+    assert not SeedTeller.asked, "the model is not needed"
+    assert content(run) == before
+    was = told(run)["episodes"]["correct"]
+    assert 0 < was < 12
+    # Odd is right now: everything flips.
+    assert found.flips == {"right -> wrong": was, "wrong -> right": 12 - was}
+    assert (found.episodes, found.changed) == (12, 12)
+    facts = told(out)["rescored"]
+    assert facts["from"] == str(run)
+    assert len(facts["changed"]["right -> wrong"]) == was
+    assert facts["grading_before"]["options"] == {}
+    assert facts["grading"]["options"] == {"odd": True}
+    assert told(out)["overall"]["accuracy"] == pytest.approx(1 - told(run)["overall"]["accuracy"])
+    assert read_info(out).verb == "rescore"
+    assert told(out)["protocol"]["prompt"] == told(run)["protocol"]["prompt"]
+
+
+def test_the_episodes_and_pictures_are_those_of_the_run(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    found = rescore(run, out, rescore_config(run))
+    assert set(found.flips) == {"right -> right", "wrong -> wrong"}
+    for old, new in zip(RunReader(run).trajectories(), RunReader(out).trajectories(), strict=True):
+        assert old.task.input.id == new.task.input.id
+        assert (old.trajectory.turns, old.trajectory.reward) == (
+            new.trajectory.turns,
+            new.trajectory.reward,
+        )
+        assert new.trajectory.media[0].source is not None
+    assert {f.name for f in (out / "media").iterdir()} == {
+        f.name for f in (run / "media").iterdir()
+    }
+
+
+def test_what_a_grader_failed_on_is_counted_apart(run: Path, tmp_path: Path) -> None:
+    down = tmp_path / "down"
+    down.write_text("item-1")
+    wanted = rescore_config(run, [f"rewards.options.down={json.dumps(str(down))}"])
+    found = rescore(run, tmp_path / "again", wanted)
+    lost = sum(n for name, n in found.flips.items() if name.endswith("-> ungraded"))
+    assert (lost, found.changed) == (2, 2)
+    down.write_text(" ".join(f"item-{k}" for k in range(6)))
+    with pytest.raises(RewardError, match="none of 12 episodes could be graded"):
+        rescore(run, tmp_path / "none", wanted)
+    assert told(tmp_path / "none")["episodes"]["ungraded"] == 12
+
+
+def test_another_protocol_of_the_suite(tmp_path: Path) -> None:
+    letters = tmp_path / "letters.txt"
+    letters.write_text("A B C A B A D B")
+    wanted = suite(letters)
+    says = {"q0": "A because", "q1": "B", "q2": "A"}
+    policy = wanted.policy.model_copy(update={"options": says})
+    run_eval(wanted.model_copy(update={"policy": policy}), tmp_path / "run")
+    letters.unlink()
+    found = rescore(
+        tmp_path / "run", tmp_path / "again", rescore_config(tmp_path / "run", (), "lenient")
+    )
+    assert found.flips["wrong -> right"] == 1
+    assert told(tmp_path / "again")["rescored"]["changed"] == {"wrong -> right": ["q0#0"]}
+    after = told(tmp_path / "again")["suite"]
+    assert (after["protocol"], after["second_hand"]) == ("lenient", True)
+    assert told(tmp_path / "run")["suite"]["protocol"] == "strict"
+
+
+def test_only_the_grading_can_change(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"reaches \[eval\]"):
+        rescore_config(run, ["eval.samples=3"])
+    with pytest.raises(ConfigError, match="not of a suite"):
+        rescore_config(run, (), "official")
+    with pytest.raises(RunError, match="already holds a run"):
+        rescore(run, run, rescore_config(run))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="no run folder"):
+        rescore(tmp_path / "empty", tmp_path / "out", rescore_config(run))
+
+
+def test_runs_of_other_verbs_are_graded_again_too(tmp_path: Path) -> None:
+    wanted = config(rollout={"group_size": 3}, rewards={"tool_use_per_call": 0.0})
+    run_rollout(wanted, tmp_path / "run")
+    found = rescore(tmp_path / "run", tmp_path / "again", rescore_config(tmp_path / "run"))
+    assert found.episodes == 30
+    again = list(RunReader(tmp_path / "again").trajectories())
+    assert all(saved.advantage is None for saved in again)
+    assert told(tmp_path / "again")["overall"]["tasks"] == 10

@@ -60,6 +60,12 @@ class Checkpoint:
     """For ``restore_rng``."""
     extra: dict[str, Any]
 
+    @property
+    def adapters(self) -> Path | None:
+        """The folder of the adapters that were trained; None if the network itself was."""
+        folder = self.path / "adapter"
+        return folder if folder.is_dir() else None
+
 
 def step_path(folder: Path, step: int) -> Path:
     """Return where the checkpoint of ``step`` lies in ``folder``."""

@@ -107,10 +107,11 @@ class Learner:
             freeze_vision(module)
         if config.gradient_checkpointing:
             _enable_activation_checkpointing(module)
-        if model.dtype in (torch.bfloat16, torch.float16):
+        trained = {p.dtype for p in module.parameters() if p.requires_grad}
+        if trained & {torch.bfloat16, torch.float16} and not config.master_weights:
             _log.warning(
-                "training %s weights: small updates are rounded away; load float32 weights and "
-                "set train.mixed_precision instead",
+                "training %s weights: small updates are rounded away; set train.master_weights, or "
+                "load float32 weights and set train.mixed_precision",
                 model.dtype,
             )
         self.optimizers = build_optimizers(

@@ -173,7 +173,7 @@ def nbytes(tensors: Any) -> int:
 
 @pytest.mark.parametrize("keys", [{}, {"optimizer": "muon"}, {"freeze_vision": True}])
 def test_weights_gradients_and_moments_are_counted_to_the_byte(tiny, keys, tmp_path: Path) -> None:
-    model, architecture, folder = tiny
+    _, architecture, folder = tiny
     config = Config.model_validate({"train": keys, "policy": {"model": str(folder)}})
     from pyvision_rl.models.load import load_model
 
@@ -189,7 +189,7 @@ def test_weights_gradients_and_moments_are_counted_to_the_byte(tiny, keys, tmp_p
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_peak_of_a_step_is_estimated_within_a_fifth(tiny, checkpointing: bool) -> None:
-    model, architecture, folder = tiny
+    _, architecture, folder = tiny
     keys = {"gradient_checkpointing": checkpointing, "micro_batch_tokens": 240}
     config = Config.model_validate({"train": keys, "policy": {"model": str(folder)}})
     from pyvision_rl.models.load import load_model
@@ -208,7 +208,7 @@ def test_the_peak_of_a_step_is_estimated_within_a_fifth(tiny, checkpointing: boo
 
 
 def test_the_cache_is_counted_to_the_byte(tiny) -> None:
-    model, architecture, folder = tiny
+    model, architecture, _ = tiny
     text = model.module.config.get_text_config()
     heads = text.num_key_value_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -404,7 +404,7 @@ def test_without_limits_the_machine_counts(tmp_path: Path) -> None:
 
 
 def test_an_architecture_is_read_from_a_saved_model(tiny) -> None:
-    model, architecture, folder = tiny
+    model, architecture, _ = tiny
     assert isinstance(architecture, Architecture)
     assert architecture.spec.max_pixels == model.vision.max_pixels
     assert architecture.spec.factor == model.vision.factor

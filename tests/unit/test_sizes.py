@@ -19,6 +19,7 @@ from pyvision_rl.cli.main import app
 from pyvision_rl.config import Config, TrainConfig
 from pyvision_rl.config_file import load_config, packaged_configs
 from pyvision_rl.errors import ConfigError
+from pyvision_rl.models.adapters import add_adapters
 from pyvision_rl.policy.kv_cache import KVCache
 from pyvision_rl.sizes import memory
 from pyvision_rl.sizes.architecture import DEFAULTS, Architecture, read_architecture, read_folder
@@ -187,14 +188,18 @@ def test_weights_gradients_and_moments_are_counted_to_the_byte(tiny, keys, tmp_p
     assert want.optimizer == nbytes(v for state in states for v in state.values())
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_peak_of_a_step_is_estimated_within_a_fifth(tiny, checkpointing: bool) -> None:
+@pytest.mark.parametrize("keys", [{}, {"gradient_checkpointing": True}, {"lora_rank": 8}])
+def test_the_peak_of_a_step_is_estimated_within_a_fifth(tiny, keys: dict[str, Any]) -> None:
     _, architecture, folder = tiny
-    keys = {"gradient_checkpointing": checkpointing, "micro_batch_tokens": 240}
-    config = Config.model_validate({"train": keys, "policy": {"model": str(folder)}})
+    train = keys | {"micro_batch_tokens": 240}
+    config = Config.model_validate({"train": train, "policy": {"model": str(folder)}})
     from pyvision_rl.models.load import load_model
 
     own = load_model(str(folder), device="cpu")
+    if config.train.lora_rank:
+        pytest.importorskip("peft")
+        targets = config.train.lora_targets
+        add_adapters(own.module, rank=8, alpha=8.0, targets=targets, seed=0)
     batch = examples(own, rows=4, text=40, side=112, written=60)
     micro = pack(batch, own, 240)
     assert [len(m.rows) for m in micro] == [2, 2], "gradients are there while a pass is made"

@@ -15,7 +15,7 @@ from pyvision_rl.models.adapters import ADAPTER, add_adapters, load_adapters
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.load import load_model, load_network
 from pyvision_rl.sizes.architecture import read_folder
-from pyvision_rl.sizes.parameters import count
+from pyvision_rl.sizes.parameters import LORA_MAPS, count
 from pyvision_rl.train.checkpoints import save_checkpoint, step_path
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.rl import run_rl
@@ -37,7 +37,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def adapted(folder: Path, dtype: str = "float32", **changes: Any) -> VisionLanguageModel:
     model = load_model(str(folder), device="cpu", dtype=dtype)
-    keys: dict[str, Any] = {"rank": 4, "alpha": 8.0, "targets": TRAIN.lora_targets, "seed": 7}
+    keys: dict[str, Any] = {"rank": 4, "alpha": 8.0, "targets": LORA_MAPS["all"], "seed": 7}
     add_adapters(model.module, **(keys | changes))
     return model
 
@@ -57,10 +57,11 @@ def test_a_step_moves_adapters_and_nothing_else(folder: Path, dtype: str) -> Non
     assert {model.module.get_parameter(name).dtype for name in changed} == {torch.float32}
 
 
-def test_as_many_are_trained_as_the_estimate_says(folder: Path) -> None:
-    model = adapted(folder, targets=("q_proj", "down_proj"), rank=3)
+@pytest.mark.parametrize("maps", ["all", "attention", "mlp"])
+def test_as_many_are_trained_as_the_estimate_says(folder: Path, maps: Any) -> None:
+    model = adapted(folder, targets=LORA_MAPS[maps], rank=3)
     moved = sum(p.numel() for p in model.module.parameters() if p.requires_grad)
-    train = TrainConfig(lora_rank=3, lora_targets=("q_proj", "down_proj"))
+    train = TrainConfig(lora_rank=3, lora_targets=maps)
     assert moved == count(read_folder(folder), train).adapters
 
 

@@ -26,7 +26,7 @@ from pyvision_rl.sizes.architecture import DEFAULTS, Architecture, read_architec
 from pyvision_rl.sizes.machine import memory_limit
 from pyvision_rl.sizes.named import NAMES, named, named_config
 from pyvision_rl.sizes.needed import needed
-from pyvision_rl.sizes.parameters import count, trained
+from pyvision_rl.sizes.parameters import LORA_MAPS, count, trained
 from pyvision_rl.sizes.plan import GIB, plan_of, require_fit
 from pyvision_rl.train.batching import pack
 from pyvision_rl.train.learner import Learner
@@ -198,7 +198,7 @@ def test_the_peak_of_a_step_is_estimated_within_a_fifth(tiny, keys: dict[str, An
     own = load_model(str(folder), device="cpu")
     if config.train.lora_rank:
         pytest.importorskip("peft")
-        targets = config.train.lora_targets
+        targets = LORA_MAPS[config.train.lora_targets]
         add_adapters(own.module, rank=8, alpha=8.0, targets=targets, seed=0)
     batch = examples(own, rows=4, text=40, side=112, written=60)
     micro = pack(batch, own, 240)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, TypeAlias, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pyvision_rl.config.base import Section
 from pyvision_rl.config.episodes import TasksConfig
-
-LinearMap: TypeAlias = Literal[
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-]
 
 
 class SelectionConfig(Section):
@@ -116,8 +112,8 @@ class TrainConfig(Section):
     (LoRA, arXiv 2106.09685; needs the extra ``lora``); 0 trains the network itself."""
     lora_alpha: float = Field(32.0, gt=0)
     """What an adapter adds is scaled by lora_alpha / lora_rank."""
-    lora_targets: tuple[LinearMap, ...] = Field(get_args(LinearMap), min_length=1)
-    """The maps that get an adapter, in every layer of the language model."""
+    lora_targets: Literal["all", "attention", "mlp"] = "all"
+    """The linear maps that get an adapter, in every layer of the language model."""
     gradient_checkpointing: bool = False
     """Keep only the input of each layer for the backward pass, and compute the rest again."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from pyvision_rl.config import Config, TrainConfig
 from pyvision_rl.sizes.architecture import Architecture
-from pyvision_rl.sizes.parameters import count, trained
+from pyvision_rl.sizes.parameters import LORA_MAPS, count, trained
 
 PREFILL_TOKENS = 16384
 """Of one pass over prompts, as in ``policy.decoding``."""
@@ -194,8 +194,11 @@ def _text_layer(architecture: Architecture, config: Config) -> int:
         kept += (norm - each) * (text.query + text.key)
     if config.train.lora_rank:
         # Adapters compute in float32: an adapted map keeps its input in that precision too.
-        kept += (4 - each) * (2 * text.hidden + text.query + text.intermediate)
-        kept += 4 * config.train.lora_rank * len(config.train.lora_targets)
+        maps = LORA_MAPS[config.train.lora_targets]
+        widths = {"q_proj": text.hidden, "o_proj": text.query, "gate_proj": text.hidden}
+        widths["down_proj"] = text.intermediate
+        kept += (4 - each) * sum(width for name, width in widths.items() if name in maps)
+        kept += 4 * config.train.lora_rank * len(maps)
     return kept
 
 

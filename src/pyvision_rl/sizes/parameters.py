@@ -11,6 +11,13 @@ from dataclasses import dataclass
 from pyvision_rl.config import TrainConfig
 from pyvision_rl.sizes.architecture import Architecture, TextSizes, VisionSizes
 
+LORA_MAPS = {
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+}
+"""``train.lora_targets`` -> linear maps of a layer of the language model."""
+LORA_MAPS["all"] = (*LORA_MAPS["attention"], *LORA_MAPS["mlp"])
+
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
@@ -71,7 +78,7 @@ def linear_sizes(text: TextSizes) -> dict[str, int]:
 def adapters(text: TextSizes, train: TrainConfig) -> int:
     """Return the parameters of the LoRA adapters: rank * (in + out) for each map they stand at."""
     shapes = _shapes(text)
-    widths = sum(sum(shapes[name]) for name in train.lora_targets if name in shapes)
+    widths = sum(sum(shapes[name]) for name in LORA_MAPS[train.lora_targets])
     return text.layers * train.lora_rank * widths
 
 

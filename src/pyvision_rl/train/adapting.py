@@ -11,6 +11,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.models.adapters import add_adapters, load_adapters
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.rollout import derive_seed
+from pyvision_rl.sizes.parameters import LORA_MAPS
 from pyvision_rl.train.checkpoints import Checkpoint
 
 
@@ -26,8 +27,8 @@ def adapt(model: VisionLanguageModel, config: Config, start: Checkpoint | None) 
         model.module,
         rank=train.lora_rank,
         alpha=train.lora_alpha,
-        targets=train.lora_targets,
+        targets=LORA_MAPS[train.lora_targets],
         seed=derive_seed(config.seed, "adapters") % 2**63,
     )
-    if start is not None and start.adapters is not None:
-        load_adapters(model.module, start.adapters)
+    if start is not None and (folder := start.adapters()) is not None:
+        load_adapters(model.module, folder)

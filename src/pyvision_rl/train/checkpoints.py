@@ -60,11 +60,9 @@ class Checkpoint:
     """For ``restore_rng``."""
     extra: dict[str, Any]
 
-    @property
     def adapters(self) -> Path | None:
-        """The folder of the adapters that were trained; None if the network itself was."""
-        folder = self.path / "adapter"
-        return folder if folder.is_dir() else None
+        """Return the folder of the adapters that were trained; None if the network itself was."""
+        return folder if (folder := self.path / "adapter").is_dir() else None
 
 
 def step_path(folder: Path, step: int) -> Path:

@@ -21,6 +21,13 @@ _PART = 2**28
 """Parameters whose float32 gradients exist together: 1 GiB of them."""
 
 
+def with_copies(plain: Optimizers) -> Optimizers:
+    """Return optimizers that move float32 copies, or the same if all weights are float32."""
+    if all(p.dtype == torch.float32 for p in plain.parameters):
+        return plain
+    return MasterOptimizers(plain)
+
+
 class MasterOptimizers(Optimizers):
     """``Optimizers`` whose parameters are float32 copies of the network's."""
 

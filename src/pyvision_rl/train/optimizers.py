@@ -141,12 +141,7 @@ def build_optimizers(
             betas=config.betas,
         )
     )
-    made = Optimizers(optimizers)
-    if config.master_weights and any(p.dtype != torch.float32 for p in trainable):
-        from pyvision_rl.train.master import MasterOptimizers
-
-        return MasterOptimizers(made)
-    return made
+    return Optimizers(optimizers)
 
 
 def hidden_weights(module: nn.Module) -> list[nn.Parameter]:

@@ -128,7 +128,7 @@ def _checkpoint(resume: Path | None, warn: Callable[[str], None]) -> Checkpoint 
 
 def _started(config: Config, start: Checkpoint | None) -> Config:
     """Return the config with the model to start from."""
-    merged = start is not None and not (config.train.lora_rank and start.adapters)
+    merged = start is not None and not (config.train.lora_rank and start.adapters())
     model = str(start.path) if start and merged else config.policy.model
     return config.model_copy(update={"policy": config.policy.model_copy(update={"model": model})})
 

@@ -111,7 +111,7 @@ class Progress:
 def wire_parts(config: Config, out: Path, start: Checkpoint | None) -> Iterator[SftParts]:
     """Yield the package's own parts, and close them afterwards."""
     settings = config
-    if start is not None and not (config.train.lora_rank and start.adapters):
+    if start is not None and not (config.train.lora_rank and start.adapters()):
         policy = config.policy.model_copy(update={"model": str(start.path)})
         settings = config.model_copy(update={"policy": policy})
     with assemble(settings) as assembly:

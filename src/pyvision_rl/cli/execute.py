@@ -52,6 +52,15 @@ MaxJudgeCalls = Annotated[
     typer.Option("--max-judge-calls", min=0, help="Same as --set rewards.judge.max_calls=N."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")]
+DeviceMemory = Annotated[
+    float | None,
+    typer.Option(
+        "--device-memory-gb",
+        min=0.0,
+        metavar="GIB",
+        help="With --dry-run: exit 1 if the run cannot fit so many GiB.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
@@ -66,6 +75,7 @@ class Options:
     resume: Path | None = None
     dry_run: bool = False
     as_json: bool = False
+    device_memory_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,15 +283,25 @@ def _label(source: Path) -> str:
 
 
 def _show_plan(name: str, options: Options, config: Config, source: Path) -> None:
+    from pyvision_rl.sizes.plan import GIB, plan_of
+
+    room = options.device_memory_gb
+    sizes = None
+    if name != "new-model":
+        sizes = plan_of(name, config, None if room is None else int(room * GIB))
     out = options.resume or options.out or Path("runs") / f"{name}-{_label(source)}-<n>"
     if options.as_json:
         plan = {"verb": name, "source": str(source), "out": str(out), "config": resolved(config)}
-        write_json(plan | {"dry_run": True})
-        return
-    for key, value in resolved(config).items():
-        say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
-    say(f"would run: pvrl {name} with {source}, writing {out}{os.sep}")
-    say(f"next: pvrl check config {source}")
+        write_json(plan | {"dry_run": True, "sizes": sizes and sizes.to_json()})
+    else:
+        for key, value in resolved(config).items():
+            say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+        for line in sizes.lines() if sizes else ():
+            say(line)
+        say(f"would run: pvrl {name} with {source}, writing {out}{os.sep}")
+        say(f"next: pvrl check config {source}")
+    if sizes and sizes.fits == "no":
+        raise typer.Exit(1)
 
 
 def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

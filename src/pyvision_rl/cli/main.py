@@ -13,6 +13,7 @@ from pyvision_rl import __version__
 from pyvision_rl.cli import check, evaluation, verbs
 from pyvision_rl.cli.audit import audit
 from pyvision_rl.cli.execute import say
+from pyvision_rl.cli.exporting import export
 from pyvision_rl.cli.study import study
 from pyvision_rl.cli.view import view
 
@@ -38,6 +39,7 @@ app.command("study")(study)
 app.command("show")(verbs.show)
 app.command("audit")(audit)
 app.command("view")(view)
+app.command("export")(export)
 app.command("export-sft")(verbs.export_sft)
 app.command("export-log")(evaluation.export_log)
 app.add_typer(check.app, name="check", help="Prove that a thing works before using it.")

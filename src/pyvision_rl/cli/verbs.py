@@ -16,6 +16,7 @@ from pyvision_rl.cli.execute import (
     AsJson,
     ConfigArgument,
     Debug,
+    DeviceMemory,
     DryRun,
     Job,
     MaxJudgeCalls,
@@ -66,11 +67,12 @@ def _plain(name: str, work: Callable[[Job], Any], then: str) -> Callable[..., No
         max_judge_calls: MaxJudgeCalls = None,
         out: Out = None,
         dry_run: DryRun = False,
+        device_memory_gb: DeviceMemory = None,
         as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:
         keys = _overrides(overrides, max_judge_calls)
-        options = Options(config, keys, out, None, dry_run, as_json)
+        options = Options(config, keys, out, None, dry_run, as_json, device_memory_gb)
         run_verb(name, options, work, then=then)
 
     verb.__doc__ = work.__doc__
@@ -87,11 +89,12 @@ def _resumable(name: str, work: Callable[[Job], Any], then: str) -> Callable[...
         out: Out = None,
         resume: Resume = None,
         dry_run: DryRun = False,
+        device_memory_gb: DeviceMemory = None,
         as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:
         keys = _overrides(overrides, max_judge_calls)
-        options = Options(config, keys, out, resume, dry_run, as_json)
+        options = Options(config, keys, out, resume, dry_run, as_json, device_memory_gb)
         run_verb(name, options, work, then=then)
 
     verb.__doc__ = work.__doc__

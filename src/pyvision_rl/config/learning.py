@@ -106,9 +106,24 @@ class TrainConfig(Section):
     kl_reference: str = "start"
     """The reference policy: start (the weights before the first step), or a directory or name."""
     freeze_vision: bool = False
+    """Keep the vision tower as it is, mergers included."""
+    lora_rank: int = Field(0, ge=0)
+    """Train adapters of this rank beside the language model's linear maps, and nothing else
+    (LoRA, arXiv 2106.09685; needs the extra ``lora``); 0 trains the network itself."""
+    lora_alpha: float = Field(32.0, gt=0)
+    """What an adapter adds is scaled by lora_alpha / lora_rank."""
+    lora_targets: Literal["all", "attention", "mlp"] = "all"
+    """The linear maps that get an adapter, in every layer of the language model."""
     gradient_checkpointing: bool = False
+    """Keep only the input of each layer for the backward pass, and compute the rest again."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Of the learner's passes; the sampler keeps to ``policy.dtype``, so ratios start off 1."""
+    master_weights: bool = False
+    """With a 16-bit ``policy.dtype``: the optimizer moves a float32 copy of what is trained, and
+    the network gets it rounded. Without it updates below a weight's precision are lost."""
+    memory_check: Literal["refuse", "warn", "off"] = "refuse"
+    """Before a run: what to do if weights, gradients and optimizer alone are more than the memory
+    of the device (docs/models.md)."""
     save_every: int = Field(10, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
     """The latest so many are kept."""

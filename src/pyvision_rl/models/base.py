@@ -251,8 +251,16 @@ class VisionLanguageModel:
         return logits.index_fill(-1, self._banned[logits.device], float("-inf"))
 
     def save(self, path: Path) -> None:
-        """Write weights and config as an ordinary Hugging Face directory (no tokenizer)."""
+        """Write weights and config as an ordinary Hugging Face directory (no tokenizer).
+
+        Adapters are merged in, and saved in its folder ``adapter`` besides.
+        """
         module: Any = self.module
+        if hasattr(module, "peft_config"):
+            from pyvision_rl.models.adapters import save_merged
+
+            save_merged(module, path)
+            return
         module.save_pretrained(path, safe_serialization=True)
 
 

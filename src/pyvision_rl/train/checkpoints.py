@@ -60,6 +60,10 @@ class Checkpoint:
     """For ``restore_rng``."""
     extra: dict[str, Any]
 
+    def adapters(self) -> Path | None:
+        """Return the folder of the adapters that were trained; None if the network itself was."""
+        return folder if (folder := self.path / "adapter").is_dir() else None
+
 
 def step_path(folder: Path, step: int) -> Path:
     """Return where the checkpoint of ``step`` lies in ``folder``."""

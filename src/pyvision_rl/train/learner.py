@@ -107,15 +107,19 @@ class Learner:
             freeze_vision(module)
         if config.gradient_checkpointing:
             _enable_activation_checkpointing(module)
-        if model.dtype in (torch.bfloat16, torch.float16):
+        if model.dtype != torch.float32 and not (config.master_weights or config.lora_rank):
             _log.warning(
-                "training %s weights: small updates are rounded away; load float32 weights and "
-                "set train.mixed_precision instead",
+                "training %s weights: small updates are rounded away; set train.master_weights, or "
+                "load float32 weights and set train.mixed_precision",
                 model.dtype,
             )
         self.optimizers = build_optimizers(
             module, config, learning_rate=learning_rate, muon_learning_rate=muon_learning_rate
         )
+        if config.master_weights:
+            from pyvision_rl.train.master import with_copies
+
+            self.optimizers = with_copies(self.optimizers)
 
     def update(self, batch: Batch, temperature: float) -> UpdateStats:
         """Make one RL step over the whole batch, in ``minibatches`` x ``epochs`` optimizer steps.

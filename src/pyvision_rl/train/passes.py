@@ -41,7 +41,9 @@ def split(samples: Sequence[Scored], minibatches: int, seed: int) -> list[list[i
 def whole_or_nothing(optimizers: Optimizers) -> Iterator[None]:
     """Put trained weights and optimizer states back if what is inside fails (copies on the CPU)."""
     weights = [_copy(p) for p in optimizers.parameters]
-    states = {"optimizers": [_snapshot(s) for s in optimizers.state_dict()["optimizers"]]}
+    state = optimizers.state_dict()
+    states = {"optimizers": [_snapshot(s) for s in state["optimizers"]]}
+    states |= {"masters": [_copy(m) for m in state["masters"]]} if "masters" in state else {}
     try:
         yield
     except BaseException:

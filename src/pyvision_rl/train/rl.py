@@ -79,12 +79,14 @@ def run_rl(
         Interrupted: A signal stopped the run after a step (130 or 143); it can be resumed.
     """
     from pyvision_rl.checks_rl import check_lines, check_rl
+    from pyvision_rl.train.memory_check import require_memory
 
     check_rl(config)
     damaged: list[str] = []
     start = _checkpoint(resume, damaged.append)
     begun = 0 if start is None else start.step
     check_lines(out, begun)
+    require_memory("rl", config)
     with assemble(_started(config, start)) as assembly:
         learner, collector = _parts(config, assembly, start)
         ids = start.extra.get("trackers", {}) if start else {}
@@ -126,7 +128,8 @@ def _checkpoint(resume: Path | None, warn: Callable[[str], None]) -> Checkpoint 
 
 def _started(config: Config, start: Checkpoint | None) -> Config:
     """Return the config with the model to start from."""
-    model = str(start.path) if start else config.policy.model
+    merged = start is not None and not (config.train.lora_rank and start.adapters())
+    model = str(start.path) if start and merged else config.policy.model
     return config.model_copy(update={"policy": config.policy.model_copy(update={"model": model})})
 
 
@@ -141,6 +144,10 @@ def _parts(
     count, caps = num_tasks(tasks, config.tasks), config.selection.max_per_round
     stream = TaskStream(tasks, count, seed, check=check, max_per_round=caps)
     collector = Collector(assembly, stream)
+    if config.train.lora_rank:
+        from pyvision_rl.train.adapting import adapt
+
+        adapt(assembly.model, config, start)
     learner = _learner(config, assembly.model)
     seed_rng(derive_seed(config.seed, "generators"))
     if start and start.learner:

@@ -38,6 +38,7 @@ from pyvision_rl.train.checkpoints import (
 from pyvision_rl.train.ema import AveragingLearner
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner, SftStats
+from pyvision_rl.train.memory_check import require_memory
 from pyvision_rl.train.sft_data import Segments, StageData
 from pyvision_rl.train.sft_parts import (
     ProbeReading,
@@ -56,7 +57,7 @@ _MAY_DIFFER: dict[str, Any] = {
         *("eval_every", "eval_at_start", "best_metric", "stop_at", "patience"),
         *("micro_batch_rows", "minibatches", "epochs", "old_logprobs", "tis_cap"),
         *("clip_low", "clip_high", "dual_clip", "loss_norm", "constant_tokens"),
-        *("kl_coefficient", "kl_reference"),
+        *("kl_coefficient", "kl_reference", "memory_check"),
     },
     # The checkpoint holds the model; the others fit a run to its machine.
     "policy": {"model", "device", "threads", "max_batch"},
@@ -92,6 +93,7 @@ def run_sft(
         Interrupted: A signal stopped the run after a step; it can be resumed.
     """
     check_stages(config)
+    require_memory("sft", config)
     start = None if resume is None else resume_from(resume)
     _refuse_other_config(config, start)
     with (wire or wire_parts)(config, out, start) as parts:
@@ -335,10 +337,17 @@ def mean_nll(learner: Learner, examples: Sequence[Segments]) -> float:
 def restore_weights(model: VisionLanguageModel, path: Path) -> None:
     """Copy the weights at ``path`` into ``model`` in place; optimizers over it stay valid.
 
+    Of a model with adapters only they are copied: nothing else was trained.
+
     Raises:
         CheckpointError: They are of another model.
     """
     module: Any = model.module
+    if hasattr(module, "peft_config"):
+        from pyvision_rl.models.adapters import ADAPTER, load_adapters
+
+        load_adapters(module, path / ADAPTER)
+        return
     saved = type(module).from_pretrained(path, dtype=model.dtype)
     own, new = dict(module.named_parameters()), dict(saved.named_parameters())
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in new.items()}:

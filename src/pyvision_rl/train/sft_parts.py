@@ -111,13 +111,17 @@ class Progress:
 def wire_parts(config: Config, out: Path, start: Checkpoint | None) -> Iterator[SftParts]:
     """Yield the package's own parts, and close them afterwards."""
     settings = config
-    if start is not None:
+    if start is not None and not (config.train.lora_rank and start.adapters()):
         policy = config.policy.model_copy(update={"model": str(start.path)})
         settings = config.model_copy(update={"policy": policy})
     with assemble(settings) as assembly:
         model = assembly.model
         if model is None:
             raise ConfigError('sft trains an in-process policy: set policy.name = "local"')
+        if config.train.lora_rank:
+            from pyvision_rl.train.adapting import adapt
+
+            adapt(model, config, start)
         going_on = start is not None and (out / "run.json").exists()
         step = start.step if start is not None and going_on else None
         with RunWriter(out, config, verb="sft", resume_step=step) as writer:

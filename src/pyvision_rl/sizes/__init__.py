@@ -1,0 +1,1 @@
+"""How large a run is before it starts: parameters, tokens and memory, from numbers alone."""

@@ -1,0 +1,48 @@
+"""The memory that a training step really takes on a CPU, and examples to take it with."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch.profiler import ProfilerActivity, profile
+
+from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.train.batching import Example
+from pyvision_rl.train.learner import Learner
+from pyvision_rl.types import Segment
+from tests.tiny_models import noise
+
+
+def examples(
+    model: VisionLanguageModel, *, rows: int, text: int, side: int, written: int
+) -> list[Example]:
+    """Return rows of a picture of their own, ``text`` given and ``written`` sampled tokens."""
+    made = []
+    for row in range(rows):
+        ids = (20, 21, model.image_token_id, 22)
+        prompt = Segment(ids, False, media=(noise(row, side, side),))
+        question = Segment(tuple(20 + i % 30 for i in range(text)), False)
+        answer = Segment(tuple(30 + i % 20 for i in range(written)), True, (-1.0,) * written)
+        made.append(Example((prompt, question, answer)))
+    return made
+
+
+def measured_peak(learner: Learner, batch: list[Example]) -> int:
+    """Return the most bytes of tensors during the second step on ``batch``.
+
+    torch's profiler tells every allocation. Weights and moments are there before; so are the
+    pixels of pictures, which numpy owns.
+    """
+    learner.sft_step(batch)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        learner.sft_step(batch)
+    results = found.profiler.kineto_results  # type: ignore[union-attr]
+    events = sorted(
+        (e for e in results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()
+    )
+    assert events
+    held = np.cumsum([event.nbytes() for event in events])
+    states = [s for o in learner.optimizers.optimizers for s in o.state.values()]
+    before = sum(v.nbytes for state in states for v in state.values())
+    before += sum(p.nbytes for p in learner.model.module.parameters())
+    pixels = sum(values.nbytes for values in learner.model._patches.values())
+    return int(held.max()) + before + pixels // 2  # two micro-batches, one at a time

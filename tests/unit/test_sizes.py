@@ -86,7 +86,7 @@ def test_a_named_model_has_the_parameters_that_transformers_builds(name: str) ->
 @pytest.mark.parametrize(
     ("name", "billions"),
     [
-        # As the models' pages say, in billions.
+        # As quoted for the published checkpoints, in billions; the files were not read.
         ("Qwen2.5-VL-3B", "3.75"),
         ("Qwen2.5-VL-7B", "8.29"),
         ("Qwen2.5-VL-32B", "33.45"),

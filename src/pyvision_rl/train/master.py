@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pyvision_rl.errors import CheckpointError
 from pyvision_rl.train.optimizers import Optimizers
 
-_PART = 2**28
+PART_SIZE = 2**28
 """Parameters whose float32 gradients exist together: 1 GiB of them."""
 
 
@@ -31,9 +31,15 @@ def with_copies(plain: Optimizers) -> Optimizers:
 class MasterOptimizers(Optimizers):
     """``Optimizers`` whose parameters are float32 copies of the network's."""
 
-    def __init__(self, plain: Optimizers) -> None:
-        """Take over the optimizers of ``plain``, which have made no step yet."""
+    def __init__(self, plain: Optimizers, part_size: int = PART_SIZE) -> None:
+        """Take over the optimizers of ``plain``, which have made no step yet.
+
+        Args:
+            plain: Optimizers of the network's own parameters.
+            part_size: Parameters that are moved together, at least; changes no number.
+        """
         super().__init__(plain.optimizers)
+        self._part_size = part_size
         self._network: list[nn.Parameter] = []
         self._masters: list[Tensor] = []
         for group in self._groups():
@@ -65,7 +71,7 @@ class MasterOptimizers(Optimizers):
         part: list[tuple[Tensor, nn.Parameter]] = []
         size = 0
         for pair in zip(self._masters, self._network, strict=True):
-            if part and size + pair[0].numel() > _PART:
+            if part and size + pair[0].numel() > self._part_size:
                 yield part
                 part, size = [], 0
             part.append(pair)

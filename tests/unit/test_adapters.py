@@ -25,7 +25,7 @@ from tests.sft_wiring import write_pairs
 from tests.tiny_models import FAMILIES, make_tiny
 
 pytest.importorskip("peft")
-TRAIN = TrainConfig(lora_rank=4, lora_alpha=8.0, learning_rate=0.05)
+TRAIN = TrainConfig(lora_rank=4, lora_alpha=8, learning_rate=0.05)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -110,7 +110,7 @@ def test_peft_itself_reads_the_adapter_beside_it(folder: Path, tmp_path: Path) -
     assert found.keys() == mine.keys()
     assert all(torch.equal(found[n], p) for n, p in mine.items())
     config = json.loads((tmp_path / ADAPTER / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"]) == (4, 8.0)
+    assert (config["r"], config["lora_alpha"]) == (4, 8)
 
 
 def test_adapters_come_back_to_the_bit_or_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ class TrainConfig(Section):
     lora_rank: int = Field(0, ge=0)
     """Train adapters of this rank beside the language model's linear maps, and nothing else
     (LoRA, arXiv 2106.09685; needs the extra ``lora``); 0 trains the network itself."""
-    lora_alpha: float = Field(32.0, gt=0)
+    lora_alpha: int = Field(32, gt=0)
     """What an adapter adds is scaled by lora_alpha / lora_rank."""
     lora_targets: Literal["all", "attention", "mlp"] = "all"
     """The linear maps that get an adapter, in every layer of the language model."""

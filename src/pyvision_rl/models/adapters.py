@@ -33,7 +33,7 @@ def has_adapters(module: nn.Module) -> bool:
 
 
 def add_adapters(
-    module: Any, *, rank: int, alpha: float, targets: Sequence[str], seed: int
+    module: Any, *, rank: int, alpha: int, targets: Sequence[str], seed: int
 ) -> None:
     """Put adapters that change nothing yet into a network; only they require gradients then.
 

@@ -28,9 +28,13 @@ ALARM = {"time": 1767225600.0, "step": 6, "name": "alarm", "text": "entropy_coll
 PATIENCE_MS = 60_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Return one browser for all tests of a worker."""
+    """Return one browser for the tests of a file.
+
+    Not for longer: while its driver lives, an event loop runs in this thread, and no other test
+    could run one.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     with api.sync_playwright() as driver:
         found = next(filter(None, map(shutil.which, NAMES)), None)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pyvision_rl.runs import RunReader
+from pyvision_rl.view.export import export_folder
 from tests.view_example import HOSTILE, saved_groups, write_run
 
 STEPS = (1, 2, 3)
@@ -385,3 +387,39 @@ def test_a_note_on_files_stays_in_the_browser_and_can_be_downloaded(tab):
         page.get_by_role("button", name="Download as JSONL").click()
     (line,) = Path(waiting.value.path()).read_text().splitlines()
     assert set(json.loads(line)) == {"time", "step", "task", "rollout", "tags", "text"}
+
+
+def test_another_run_stands_beside_item_by_item(tab, run, tmp_path):
+    other = write_run(tmp_path / "other", 1, seed=1)
+    export_folder(run, tmp_path / "site", against=other)
+    one = tab((tmp_path / "site" / "index.html").as_uri())
+    page = one.go("eval")
+    mine, theirs = grades(run), grades(other)
+    common = {task for task in mine if mine[task] is not None and theirs.get(task) is not None}
+    counts = {
+        "only this run right": sum(mine[t] and not theirs[t] for t in common),
+        "only other right": sum(theirs[t] and not mine[t] for t in common),
+        "both right": sum(mine[t] and theirs[t] for t in common),
+        "both wrong": sum(not mine[t] and not theirs[t] for t in common),
+        "graded in one only": len(mine) - len(common),
+    }
+    buttons = page.locator(".flips button")
+    told = [words.split(" ", 1) for words in buttons.all_inner_texts()]
+    shown = {words.replace("\n", " "): int(count) for count, words in told}
+    assert shown == {"all": len(mine)} | {k: v for k, v in counts.items() if v}
+    assert sum(counts.values()) == len(mine)
+    page.get_by_role("button", name="both right").click()
+    assert page.locator(".items .row").count() == counts["both right"]
+    assert page.locator(".items .row .k-theirs").count() == counts["both right"]
+    assert not one.errors
+
+
+def grades(path):
+    """Task id -> whether more than half of its graded samples are right; None without any."""
+    found = {}
+    for saved in RunReader(path).trajectories():
+        reward = saved.trajectory.reward
+        samples = found.setdefault(saved.task.id, [])
+        if reward is not None:
+            samples.append(reward.correct)
+    return {task: sum(s) > len(s) / 2 if s else None for task, s in found.items()}

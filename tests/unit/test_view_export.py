@@ -14,6 +14,8 @@ from PIL import Image
 
 from pyvision_rl.errors import ConfigError, RunError
 from pyvision_rl.media import image_media
+from pyvision_rl.runs import RunReader
+from pyvision_rl.view.against import Other
 from pyvision_rl.view.export import export_folder
 from pyvision_rl.view.limits import parse_steps
 from pyvision_rl.view.lines import Problems
@@ -48,6 +50,48 @@ def test_a_folder_holds_every_name_of_the_site(run: Path, tmp_path: Path) -> Non
     assert (written.trajectories, written.images) == (40, len(site.images()))
     told = payload_of((tmp_path / "out/data/run.js").read_bytes(), "run")
     assert (told["live"], told["notes_token"], told["home"]) == (False, None, None)
+
+
+def test_another_run_stands_beside_with_its_grades_by_task(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", 1, seed=1)
+    options = Options(against=other)
+    site = RunSite(run, options)
+    assert "data/other.js" in set(site.names())
+    assert "data/other.js" not in set(RunSite(run, Options()).names())
+    assert RunSite(run, Options()).get("data/other.js", {}) is None
+    found = site.get("data/other.js", {})
+    assert found is not None
+    assert isinstance(found.body, bytes)
+    told = payload_of(found.body, "other")
+    graded: dict[str, list[int]] = {}
+    for saved in RunReader(other).trajectories():
+        counts = graded.setdefault(saved.task.id, [0, 0])
+        reward = saved.trajectory.reward
+        counts[0] += reward is not None and reward.correct
+        counts[1] += reward is not None
+    assert {task: [good, count] for task, good, count in told["tasks"]} == graded
+    assert sum(good for good, _ in graded.values()) > 0
+    export_folder(run, tmp_path / "out", against=other)
+    assert (tmp_path / "out/data/other.js").is_file()
+    told = payload_of((tmp_path / "out/data/run.js").read_bytes(), "run")
+    assert told["other"] == "other"
+    export_file(run, tmp_path / "one.html", against=other)
+    assert 'give("other"' in (tmp_path / "one.html").read_text()
+
+
+def test_the_other_run_is_told_from_this_one(tmp_path: Path) -> None:
+    mine, theirs = write_run(tmp_path / "a/free", 1), write_run(tmp_path / "b/free", 1)
+    assert Other(theirs, mine).name == "b/free"
+    assert Other(tmp_path / "b" / ".." / "b" / "free", mine / "..").name == "free"
+    assert Other(mine, mine).name == "free"
+
+
+def test_what_is_no_run_cannot_stand_beside(run: Path, study: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run folder"):
+        export_folder(run, tmp_path / "a", against=tmp_path)
+    with pytest.raises(ConfigError, match="--against is for a run"):
+        export_folder(study, tmp_path / "b", against=run)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_page_is_the_last_file(run: Path) -> None:

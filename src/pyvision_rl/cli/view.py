@@ -48,11 +48,16 @@ LimitSteps = Annotated[
 NoTokens = Annotated[
     bool, typer.Option("--no-tokens", help="Leave out token ids and log-probabilities.")
 ]
+Against = Annotated[
+    Path | None,
+    typer.Option("--against", metavar="RUN", help="Show item by item how another run did."),
+]
 
 
 @guarded
 def view(
     run: RunArgument,
+    against: Against = None,
     export: Export = None,
     single_file: SingleFile = None,
     max_mb: MaxMb = None,
@@ -69,7 +74,15 @@ def view(
     _refuse_mixed(export, single_file, port, max_mb, no_open=no_open)
     limits = parse_steps(limit_steps)
     if export is None and single_file is None:
-        _serve(run, port or 0, limits, tokens=not no_tokens, opens=not no_open, as_json=as_json)
+        _serve(
+            run,
+            port or 0,
+            limits,
+            tokens=not no_tokens,
+            against=against,
+            opens=not no_open,
+            as_json=as_json,
+        )
         return
     with Reporter(Console(stderr=True), "view") as report:
         if export is not None:
@@ -81,6 +94,7 @@ def view(
                 export,
                 limits=limits,
                 tokens=not no_tokens,
+                against=against,
                 processes=cores,
                 report=report,
             )
@@ -90,7 +104,12 @@ def view(
             assert single_file is not None
             bound = MAX_MB if max_mb is None else max_mb
             written = export_file(
-                run, single_file, limits=limits, tokens=not no_tokens, max_mb=bound
+                run,
+                single_file,
+                limits=limits,
+                tokens=not no_tokens,
+                against=against,
+                max_mb=bound,
             )
     _show(run, written, as_json=as_json)
 
@@ -130,13 +149,21 @@ def _show(run: Path, written: Exported, *, as_json: bool) -> None:
 
 
 def _serve(
-    run: Path, port: int, limits: Steps, *, tokens: bool, opens: bool, as_json: bool
+    run: Path,
+    port: int,
+    limits: Steps,
+    *,
+    tokens: bool,
+    against: Path | None,
+    opens: bool,
+    as_json: bool,
 ) -> None:
     from pyvision_rl.view.server import Server, new_token
     from pyvision_rl.view.site import Options, RunSite, open_site
 
     token = new_token()
-    site = open_site(run, Options(live=True, token=token, limits=limits, tokens=tokens))
+    options = Options(live=True, token=token, limits=limits, tokens=tokens, against=against)
+    site = open_site(run, options)
     server = Server(site, token, port)
     try:
         if isinstance(site, RunSite):

@@ -32,9 +32,7 @@ def has_adapters(module: nn.Module) -> bool:
     return hasattr(module, "peft_config")
 
 
-def add_adapters(
-    module: Any, *, rank: int, alpha: int, targets: Sequence[str], seed: int
-) -> None:
+def add_adapters(module: Any, *, rank: int, alpha: int, targets: Sequence[str], seed: int) -> None:
     """Put adapters that change nothing yet into a network; only they require gradients then.
 
     Args:

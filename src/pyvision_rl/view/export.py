@@ -38,6 +38,7 @@ def export_folder(
     *,
     limits: Steps = ALL_STEPS,
     tokens: bool = True,
+    against: Path | None = None,
     processes: int = 1,
     report: Report = lambda _: None,
 ) -> Exported:
@@ -48,16 +49,18 @@ def export_folder(
         out: A new or empty folder.
         limits: The steps to show.
         tokens: Whether token ids and log-probabilities are written.
+        against: Another run, whose grades stand beside this one's.
         processes: How many make thumbnails.
         report: Receives lines on the progress.
 
     Raises:
-        ConfigError: ``out`` is there already and not an empty folder.
+        ConfigError: ``out`` is there already and not an empty folder, or ``run`` is a study and
+            to stand beside another run.
         RunError: ``run`` is none, or the disk refuses.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--export {out} is there already and not an empty folder; name another")
-    site = open_site(run, Options(limits=limits, tokens=tokens))
+    site = open_site(run, Options(limits=limits, tokens=tokens, against=against))
     if isinstance(site, RunSite):
         return _write_run(site, out, processes, report)
     return _write_study(site, out, processes, report)

@@ -36,6 +36,7 @@ def export_file(
     *,
     limits: Steps = ALL_STEPS,
     tokens: bool = True,
+    against: Path | None = None,
     max_mb: float = MAX_MB,
 ) -> Exported:
     """Write the page of a run or a study, with all it needs, as one file.
@@ -45,6 +46,7 @@ def export_file(
         file: Must not exist.
         limits: The steps to show.
         tokens: Whether token ids and log-probabilities are in it.
+        against: Another run, whose grades stand beside this one's.
         max_mb: The bound, in millions of bytes.
 
     Raises:
@@ -53,7 +55,7 @@ def export_file(
     """
     if file.exists():
         raise ConfigError(f"--single-file {file} is there already; name another")
-    site = open_site(run, Options(limits=limits, tokens=tokens, alone=True))
+    site = open_site(run, Options(limits=limits, tokens=tokens, alone=True, against=against))
     budget = _Budget(round(max_mb * 1e6), file)
     data = [_EARLY, *_data(site, budget)]
     page = _assembled(data)

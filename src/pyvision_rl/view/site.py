@@ -17,8 +17,9 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from pyvision_rl.errors import RunError
+from pyvision_rl.errors import ConfigError, RunError
 from pyvision_rl.runs import read_info
+from pyvision_rl.view.against import Other
 from pyvision_rl.view.index import RunIndex, Snapshot, index_payload
 from pyvision_rl.view.limits import ALL_STEPS, Steps
 from pyvision_rl.view.lines import Problems
@@ -85,6 +86,8 @@ class Options:
     """The way from the page to that of the study around it."""
     alone: bool = False
     """Whether a study's page has no pages of its runs beside it."""
+    against: Path | None = None
+    """Another run, whose grades stand beside this one's."""
 
 
 class Site(Protocol):
@@ -109,8 +112,11 @@ def open_site(path: Path, options: Options) -> RunSite | StudySite:
     """Return the site of a run folder or a study folder.
 
     Raises:
-        RunError: It is neither, or newer than this version.
+        RunError: It is neither, or newer than this version; or the other run is.
+        ConfigError: A study is to be shown beside another run.
     """
+    if options.against is not None and is_study(path):
+        raise ConfigError(f"--against is for a run; {path} is a study, which compares its own")
     return StudySite(path, options) if is_study(path) else RunSite(path, options)
 
 
@@ -127,6 +133,7 @@ class RunSite:
         self._options = options
         self._info = read_info(self.path)
         self._index = RunIndex(self.path, options.limits)
+        self._other = None if options.against is None else Other(options.against, self.path)
         self._shelf = Shelf(self.path / "media")
         self._texts = TokenTexts(self.path, _model(self._info.config))
         self._chunks: OrderedDict[tuple[str, str], bytes] = OrderedDict()
@@ -153,6 +160,8 @@ class RunSite:
         """Yield every name, the page last."""
         snapshot = self._index.refresh()
         yield from ("data/run.js", "data/index.js", "data/notes.js")
+        if self._other is not None:
+            yield "data/other.js"
         for step in snapshot.steps:
             yield from (f"data/{name}.js" for name in step.chunk_names())
             if step.has_tokens and self._options.tokens:
@@ -184,6 +193,8 @@ class RunSite:
             return script("index", payload)
         if name == "notes":
             return script("notes", {"notes": read_notes(self.path, Problems("notes.jsonl"))})
+        if name == "other":
+            return None if self._other is None else script("other", self._other.payload())
         for _ in range(_TRIES):
             try:
                 return self._chunk(name, self._index.refresh())
@@ -199,7 +210,9 @@ class RunSite:
         # Read anew: it says when a run was resumed.
         info = self._info = read_info(self.path)
         told = [*self._shelf.problems, *problems.told()]
-        return run_payload(self.path, info, snapshot, told) | of_site(self._options)
+        other = None if self._other is None else self._other.name
+        payload = run_payload(self.path, info, snapshot, told) | of_site(self._options)
+        return {**payload, "other": other}
 
     def _chunk(self, name: str, snapshot: Snapshot) -> bytes | None:
         found = _CHUNK.fullmatch(name)
@@ -290,7 +303,7 @@ class StudySite:
             version = study_version(self.path)
             if query.get("after") == version:
                 return unchanged(version, self._options)
-            found = study_payload(self.path) | of_site(self._options)
+            found = {**study_payload(self.path), **of_site(self._options), "other": None}
             return {**found, "runs": []} if self._options.alone else found
         if name == "index":
             return index_payload(Snapshot("", (), 0, 0))

@@ -58,8 +58,15 @@
     const nothing = (value) => () => value;
     const columns = await read("index").catch(nothing(null));
     const notes = await read("notes").catch(nothing({ notes: [] }));
+    const other = run.other ? await read("other").catch(nothing(null)) : null;
     const index = new PVRL.Index(columns || Object.fromEntries(EMPTY.map((n) => [n, []])));
-    return { run, index, notes: [...notes.notes], order: index.step.map((_, row) => row) };
+    return {
+      run,
+      index,
+      other,
+      notes: [...notes.notes],
+      order: index.step.map((_, row) => row),
+    };
   }
 
   function home(state) {

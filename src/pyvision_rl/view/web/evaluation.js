@@ -22,8 +22,8 @@
           ),
       overall ? bars(result) : null,
       overall ? table(result) : null,
-      result ? rest(result) : null,
       index.size ? items(state) : null,
+      result ? rest(result) : null,
     ];
   };
 
@@ -156,15 +156,24 @@
       Object.entries(result).filter(([n]) => n !== "overall" && n !== "categories"),
     );
     return Object.keys(other).length
-      ? h("section", {}, h("h2", {}, "The rest of the result"), PVRL.tree(other))
+      ? h(
+          "details",
+          { class: "plots" },
+          h("summary", {}, h("h2", {}, "The rest of the result")),
+          PVRL.tree(other),
+        )
       : null;
   }
 
   /* Items with the mean over their samples; the worst stand first. */
-  function items({ index }) {
+  function items({ index, other }) {
     const found = index.ofTask.size
       ? [...index.ofTask.entries()].map(([task, places]) => item(index, task, places))
       : [];
+    if (other) {
+      const grades = PVRL.gradesOf(other);
+      for (const it of found) PVRL.setBeside(it, grades.get(it.task.id) || null);
+    }
     found.sort((a, b) => (a.mean === null ? 2 : a.mean) - (b.mean === null ? 2 : b.mean));
     const list = new PVRL.Rows({
       label: "Items",
@@ -173,6 +182,7 @@
     });
     PVRL.list = list;
     requestAnimationFrame(() => list.set(found));
+    const flips = other ? PVRL.flips(found, other, (shown) => list.set(shown)) : null;
     const wrong = PVRL.at.samples({ correct: "wrong" });
     return h(
       "section",
@@ -184,7 +194,8 @@
         `${PVRL.count(found.length, "item")}, wrong ones first. `,
         h("a", { href: wrong }, "Filter the wrong ones"),
       ),
-      h("div", { class: "listing items" }, list.node),
+      flips,
+      h("div", { class: `listing items${other ? " beside" : ""}` }, list.node),
     );
   }
 
@@ -212,6 +223,7 @@
       "a",
       { href: it.href },
       cell("correct", one ? PVRL.mark(it.graded ? it.mean : null) : `${it.right}/${it.graded}`),
+      it.theirs === undefined ? null : cell("theirs", PVRL.theirMark(it)),
       cell("question", PVRL.bdi(it.task.question)),
       cell("end", PVRL.words(it.task.category || "")),
       cell("kept", one ? PVRL.words(it.end) : ""),

@@ -528,6 +528,11 @@ def test_every_command_of_the_plan_is_a_valid_config(tmp_path: Path, quick: bool
     assert loaded["eval-plain"].eval == loaded["eval-start"].eval
     starts = ("--start", "free=", "--start", "tool=<code>", "--start", "direct=<answer>")
     assert commands["eval-plain"].more == starts
+    for mode, begin in (("free", ""), ("tool", "<code>"), ("direct", "<answer>")):
+        last = loaded[f"eval-tool_reward-{mode}"]
+        assert last.eval.forced_start == begin
+        assert last.policy.model == str(tmp_path / "rl-tool_reward/final")
+        assert last.eval.model_copy(update={"forced_start": ""}) == loaded["eval-start"].eval
     assert plan[0][0] == "new model"
     assert len({c.out for c in commands.values()}) == len(commands)
 

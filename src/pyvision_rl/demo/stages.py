@@ -123,7 +123,8 @@ def run_demo(plan: Plan, out: Path, *, jobs: int, console: Console) -> dict[str,
 def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Command]]]:
     """Return the stages by name, each with the commands that may run at the same time.
 
-    Two of the three held-out evaluations run beside the longer arm of RL.
+    Two of the three held-out evaluations run beside the longer arm of RL. The third has the machine
+    to itself, and so a process for each way to begin.
     """
     seed = f"seed={plan.seed}"
     small_sft = _quick_sft(plan.of.sft_config) if plan.quick else ()
@@ -146,17 +147,24 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
         return Command(f"eval-{name}", module, plan.rl_config, folder, sets, more)
 
     starts = {"free": "", "tool": config.probe.tool_start, "direct": config.probe.direct_start}
+
+    def alone(name: str, model: Path, mode: str) -> Command:
+        sets = (seed, f"policy.model={model}", f"eval.forced_start='{starts[mode]}'", *small_rl)
+        folder = out / "eval" / name / mode
+        return Command(f"eval-{name}-{mode}", _pvrl("eval"), plan.rl_config, folder, sets)
+
     every = f"train.eval_every={_EVAL_EVERY}"
     paid = rl("rl", "rl-tool_reward", every)
     plain = rl("rl", "rl-plain", every, "rewards.tool_use_per_call=0.0")
     # Plain RL is over long before the other arm: a model that does not call tools is fast.
     meanwhile = evaluation("plain", plain.out / "final"), evaluation("start", start)
+    last = ("tool", "free", "direct")  # the longest first
     cold_start = (f"policy.model={new}", f"policy.threads={plan.threads}")
     return [
         ("new model", [sft("new-model", "model")]),
         ("cold start", [sft("sft", "sft", *cold_start, threads=plan.threads)]),
         ("RL, two arms", [paid, replace(plain, then=meanwhile)]),
-        ("held-out evaluation", [evaluation("tool_reward", paid.out / "final")]),
+        ("held-out evaluation", [alone("tool_reward", paid.out / "final", mode) for mode in last]),
     ]
 
 

@@ -14,6 +14,8 @@ class TasksConfig(Section):
     """A task set: a registered name, or ``package.module:Name``, and its own options."""
 
     name: str = "jsonl"
+    """jsonl, parquet, published (docs/data.md), suite (docs/suites.md), mixture, needle, clips, or
+    ``package.module:Name``."""
     path: str = ""
     """File of the task set, for those that read one (jsonl, parquet, published)."""
     limit: int | None = Field(None, gt=0)
@@ -159,7 +161,8 @@ class RewardsConfig(Section):
 
     name: str = "match"
     """The accuracy grader: match, relative_accuracy, judge, ladder (each of these in turn, and
-    math-verify), route (one per data source, docs/grading.md), or ``package.module:Name``."""
+    math-verify), route (one per data source, docs/grading.md), suite (docs/suites.md), or
+    ``package.module:Name``."""
     tool_use_per_call: float = Field(0.1, ge=0)
     paid_calls: Literal["ok", "executed", "showed_image", "distinct"] = "ok"
     """Which calls are paid: those that ran without an error; all that were executed; those that

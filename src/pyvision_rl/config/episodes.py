@@ -14,8 +14,8 @@ class TasksConfig(Section):
     """A task set: a registered name, or ``package.module:Name``, and its own options."""
 
     name: str = "jsonl"
-    """jsonl, parquet, published (docs/data.md), suite (docs/suites.md), mixture, needle, clips, or
-    ``package.module:Name``."""
+    """jsonl, parquet, published (docs/data.md), suite (docs/suites.md), mixture, a made task set of
+    the demos, or ``package.module:Name``."""
     path: str = ""
     """File of the task set, for those that read one (jsonl, parquet, published)."""
     limit: int | None = Field(None, gt=0)

@@ -54,6 +54,11 @@ class RewardError(PVRLError):
 class EndpointError(PVRLError):
     """A server could not be reached, or gave no usable answer, for all retries."""
 
+    def __init__(self, why: str, *, status: int = 0) -> None:
+        super().__init__(why)
+        self.status = status
+        """Of HTTP, where the server refused; else 0."""
+
 
 class RunError(PVRLError):
     """A run folder cannot be read or written."""

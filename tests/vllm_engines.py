@@ -15,13 +15,17 @@ from pyvision_rl.images import num_tokens
 from pyvision_rl.media import image_media
 from pyvision_rl.models.adapters import add_adapters, load_adapters
 from pyvision_rl.models.base import VisionLanguageModel
-from pyvision_rl.models.load import load_model
+from pyvision_rl.models.load import load_model, load_network
 from pyvision_rl.sizes.parameters import LORA_MAPS
 from pyvision_rl.types import Media, Segment
 
 
 def picture(file: bytes) -> Media:
     return image_media(Image.open(BytesIO(file)))
+
+
+def width_of(module: Any) -> int:
+    return int(module.config.get_text_config().vocab_size)
 
 
 class TinyEngine:
@@ -32,7 +36,7 @@ class TinyEngine:
         self._tokenizer = tokenizer
         self._models = {"": load_model(str(folder), device="cpu")}
         self.model.module.requires_grad_(False)
-        self.vocab_size = int(self.model.module.config.get_text_config().vocab_size)  # type: ignore[union-attr]
+        self.vocab_size = width_of(self.model.module)
         self.image_token_id = self.model.image_token_id
 
     @property
@@ -67,7 +71,7 @@ class TinyEngine:
         )
 
     def reload(self, path: str, take: Callable[[int], bool]) -> None:
-        new = load_model(path, device="cpu").module.state_dict()
+        new = load_network(path, torch.float32).state_dict()
         mine = self.model.module.state_dict()
         for number, name in enumerate(sorted(mine)):
             if take(number):

@@ -54,10 +54,8 @@ class RewardError(PVRLError):
 class EndpointError(PVRLError):
     """A server could not be reached, or gave no usable answer, for all retries."""
 
-    def __init__(self, why: str, *, status: int = 0) -> None:
-        super().__init__(why)
-        self.status = status
-        """Of HTTP, where the server refused; else 0."""
+    status: int = 0
+    """Of HTTP, where the server refused."""
 
 
 class RunError(PVRLError):

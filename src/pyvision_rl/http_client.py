@@ -112,9 +112,9 @@ class JsonClient:
                 if not error.again or wait_s is None or retry == self._config.max_retries:
                     self.counts["failures"] += 1
                     tries = f" ({retry + 1} tries)" if retry else ""
-                    raise EndpointError(
-                        f"{self.address}: {error}{tries}", status=error.status
-                    ) from None
+                    failure = EndpointError(f"{self.address}: {error}{tries}")
+                    failure.status = error.status
+                    raise failure from None
             self.counts["retries"] += 1
             await asyncio.sleep(wait_s)
         raise AssertionError("the last try returns or raises")

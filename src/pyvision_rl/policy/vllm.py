@@ -16,11 +16,10 @@ from typing import Any
 
 from pyvision_rl.config import PolicyConfig
 from pyvision_rl.errors import EndpointError, PolicyError, TaskError
-from pyvision_rl.policy.vllm_checks import Expected, check_server
+from pyvision_rl.policy.vllm_checks import Expected, Scribe, check_server
 from pyvision_rl.policy.vllm_options import read_options
 from pyvision_rl.policy.vllm_prompt import Asked, PromptWriter
 from pyvision_rl.policy.vllm_server import Answer, Served, VLLMServer
-from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.types import Completion, SampleRequest
 
 _BAN = -100.0
@@ -33,7 +32,7 @@ Publish = Callable[[int], Mapping[str, float]]
 class VLLMPolicy:
     """Samples from a served model; its network is ``policy.model``."""
 
-    def __init__(self, config: PolicyConfig, renderer: Renderer) -> None:
+    def __init__(self, config: PolicyConfig, renderer: Scribe) -> None:
         """Check the options and read the model's sizes; connects to nothing.
 
         Raises:

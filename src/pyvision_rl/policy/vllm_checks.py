@@ -6,8 +6,9 @@ In: a server, and what we know of the model. Out: the served model's name and li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
@@ -15,8 +16,7 @@ from pyvision_rl.errors import ConfigError, EndpointError
 from pyvision_rl.media import image_media
 from pyvision_rl.policy.vllm_prompt import PromptWriter
 from pyvision_rl.policy.vllm_server import GENERATE, Answer, Served, VLLMServer
-from pyvision_rl.rendering.base import Renderer
-from pyvision_rl.types import Message, Text
+from pyvision_rl.types import Message, Segment, Text
 
 if TYPE_CHECKING:
     from pyvision_rl.models.facts import ModelFacts
@@ -27,6 +27,27 @@ _MIN_FORCED = -1e-3
 """Log-probability of a token that a bias of 100 left no alternative to."""
 
 
+class Scribe(Protocol):
+    """What is needed of a renderer."""
+
+    @property
+    def end_of_turn(self) -> int:
+        """Id of the token that ends a turn."""
+        ...
+
+    def open(self, messages: Sequence[Message]) -> Segment:
+        """Return the prompt as given tokens."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of plain text; special tokens in it are recognised."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return ids as text, special tokens shown."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What we know of the model that should be served."""
@@ -35,7 +56,7 @@ class Expected:
     """``policy.model``, for messages."""
     facts: ModelFacts
     writer: PromptWriter
-    renderer: Renderer
+    renderer: Scribe
 
 
 async def check_server(server: VLLMServer, name: str, expected: Expected) -> Served:
@@ -89,8 +110,13 @@ async def _check_generation(server: VLLMServer, served: Served, expected: Expect
     last = expected.facts.width - 1
     asked = await expected.writer.write([expected.renderer.open((message,))], (last,))
     wanted = expected.renderer.encode("~")[0]
-    sampling = {"max_tokens": 1, "temperature": 1.0, "logprobs": 0, "seed": 0}
-    sampling["logit_bias"] = {str(wanted): _FORCE}
+    sampling = {
+        "max_tokens": 1,
+        "temperature": 1.0,
+        "logprobs": 0,
+        "seed": 0,
+        "logit_bias": {str(wanted): _FORCE},
+    }
     try:
         answer = await server.generate(asked, sampling, served.name)
     except EndpointError as error:

@@ -181,7 +181,7 @@ class FakeVLLM(FakeOpenAI):
         raise RefusedError(404, "Not Found")
 
     def _cards(self) -> list[dict[str, Any]]:
-        card = {"id": self.started.model, "parent": None}
+        card: dict[str, Any] = {"id": self.started.model, "parent": None}
         card |= {"max_model_len": self.started.max_model_len, "object": "model"}
         return [card, *({**card, "id": n, "parent": card["id"]} for n in self._state.adapters)]
 

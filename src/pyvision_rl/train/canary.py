@@ -140,9 +140,8 @@ def scores(model: VisionLanguageModel, sequences: Sequence[tuple[Segment, ...]])
         images = [(0, offset, media) for offset, media in expanded.images]
         hidden = model.hidden(model.embed(ids, images), positions[:, None])
         keep = torch.from_numpy(scored(expanded.token_ids, model.image_token_id)).to(model.device)
-        for part, target in zip(
-            hidden[0, :-1][keep].split(_CHUNK), ids[0, 1:][keep].split(_CHUNK), strict=True
-        ):
+        chunks = (torch.split(each, _CHUNK) for each in (hidden[0, :-1][keep], ids[0, 1:][keep]))
+        for part, target in zip(*chunks, strict=True):
             # Not model.logits: a server scores a prompt without our bans.
             logprobs = head(part).float().log_softmax(-1)
             parts.append(logprobs.gather(1, target[:, None])[:, 0].double().cpu().numpy())
@@ -151,4 +150,5 @@ def scores(model: VisionLanguageModel, sequences: Sequence[tuple[Segment, ...]])
 
 def scored(token_ids: Sequence[int], image_token_id: int) -> npt.NDArray[np.bool_]:
     """Return [T - 1], True where the next token is text."""
-    return np.array(token_ids[1:]) != image_token_id
+    keep: npt.NDArray[np.bool_] = np.array(token_ids[1:]) != image_token_id
+    return keep

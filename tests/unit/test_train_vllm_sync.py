@@ -40,10 +40,10 @@ def config(model: Path, server: FakeVLLM, **sections: dict[str, Any]) -> Config:
             "options": options,
         },
         "sandbox": {"name": "scripted"},
-        "rollout": {"group_size": 3, "max_tool_calls": 1, "max_context_tokens": 1500},
+        "rollout": {"group_size": 4, "max_tool_calls": 1, "max_context_tokens": 1500},
         "rewards": {"name": "tests.fakes:ParityGrader"},
         "selection": {"groups_per_step": 2, "oversample": 1.0, "max_rounds": 1},
-        "train": {"learning_rate": 1e-2, "steps": 2, "save_every": 2},
+        "train": {"learning_rate": 2e-3, "steps": 2, "save_every": 2},
     }
     return Config.model_validate(
         {"seed": 3} | {k: base.get(k, {}) | sections.get(k, {}) for k in {*base, *sections}}

@@ -81,7 +81,7 @@ def test_a_run_publishes_every_update_and_both_engines_agree(
     ]
     assert paths[reload + 1] == "/resume"
     # What was published last stays.
-    assert [p.name for p in (tmp_path / "run" / "vllm").iterdir()] == ["weights_000001"]
+    assert [p.name for p in (tmp_path / "run" / "vllm").iterdir()] == ["pvrl-weights-000001"]
 
 
 @pytest.mark.parametrize("reload", ["keeps_old", "mixed"])

@@ -123,10 +123,10 @@ class VLLMPolicy:
     async def close(self) -> None:
         """Close the connections. Idempotent."""
         self._closed = True
-        if self._ready is not None:
-            self._ready.cancel()
-            await asyncio.gather(self._ready, return_exceptions=True)
-            self._ready = None
+        check, self._ready = self._ready, None
+        if check is not None and not check.done():
+            check.cancel()
+            await asyncio.gather(check, return_exceptions=True)
         await self._server.close()
 
     def _sampling(self, request: SampleRequest, num_forced: int) -> dict[str, Any]:

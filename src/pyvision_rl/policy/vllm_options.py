@@ -22,7 +22,7 @@ class SyncOptions(Section):
     ``train.lora_rank`` only. off: something else updates the server; it is only checked."""
     folder: str = ""
     """Where weights are put, by a path that the server knows too; empty is ``vllm`` in the run
-    folder. The last ones stay."""
+    folder. One run's own: the last weights stay, earlier ones are removed."""
     timeout_s: float = Field(600.0, gt=0, le=86_400)
     """For one request that publishes."""
     canary_tasks: int = Field(4, gt=0)

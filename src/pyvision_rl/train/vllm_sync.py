@@ -162,7 +162,7 @@ class Sync:
             await server.close()
 
     async def _publish_all(self, server: VLLMServer, version: int) -> None:
-        folder = self._fresh(f"weights_{version:06d}")
+        folder = self._fresh(f"pvrl-weights-{version:06d}")
         self._model.save(folder)
         await server.call("/pause?mode=wait")
         try:
@@ -174,12 +174,12 @@ class Sync:
             await server.call("/collective_rpc", reload)
         finally:
             await server.call("/resume")
-        self._drop_others(folder, "weights_*")
+        self._drop_others(folder, "pvrl-weights-*")
 
     async def _publish_adapters(self, server: VLLMServer, version: int) -> None:
         from pyvision_rl.models.adapters import save_adapters
 
-        folder = self._fresh(f"adapter_{version:06d}")
+        folder = self._fresh(f"pvrl-adapter-{version:06d}")
         module: Any = self._model.module
         save_adapters(module, folder)
         # A name of its own for each: prefixes are cached by name, and none of an old one is found.
@@ -189,7 +189,7 @@ class Sync:
         self._policy.use_adapter(name)
         if before:
             await server.call("/v1/unload_lora_adapter", {"lora_name": before})
-        self._drop_others(folder, "adapter_*")
+        self._drop_others(folder, "pvrl-adapter-*")
 
     def _fresh(self, name: str) -> Path:
         folder = self._folder / name

@@ -2,7 +2,7 @@
 
 In: prompts (``Asked``) and sampling parameters; paths of weights. Out: an ``Answer``, or an
 ``EndpointError``. Knows the server's JSON and nothing else: no prompts, no limits, no weights. The
-fields are those of vLLM 0.32 to 0.34; an answer that lacks one names it.
+fields were recorded from vLLM 0.32 or read in later sources; an answer that lacks one names it.
 """
 
 from __future__ import annotations

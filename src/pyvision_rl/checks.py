@@ -178,6 +178,10 @@ def _policy_detail(config: Config) -> str:
             from pyvision_rl.policy.openai_chat import read_options
 
             return f"{read_options(policy).model} at {read_options(policy).url}"
+        if policy.name == "vllm":
+            from pyvision_rl.policy import vllm_options
+
+            return f"a vLLM server at {vllm_options.read_options(policy).url}"
         return policy.name
     if policy.name == "scripted":
         return "plays back the task set's own scripts"

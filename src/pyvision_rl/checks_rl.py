@@ -22,6 +22,10 @@ def check_rl(config: Config) -> None:
     """Raise ConfigError for a greedy policy, and for what ``check_training`` finds."""
     if config.policy.temperature == 0:
         raise ConfigError("policy.temperature = 0: greedy samples have no policy gradient")
+    if config.policy.name == "vllm":
+        from pyvision_rl.policy.vllm_options import check_rl_options
+
+        check_rl_options(config)
     check_training(config)
     check_trackers(config.run.trackers)
 

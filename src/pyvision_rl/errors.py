@@ -54,6 +54,9 @@ class RewardError(PVRLError):
 class EndpointError(PVRLError):
     """A server could not be reached, or gave no usable answer, for all retries."""
 
+    status: int = 0
+    """Of HTTP, where the server refused."""
+
 
 class RunError(PVRLError):
     """A run folder cannot be read or written."""

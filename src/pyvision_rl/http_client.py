@@ -38,11 +38,14 @@ _TRANSIENT = frozenset({408, 425, 429})
 class _TryError(Exception):
     """One try failed."""
 
-    def __init__(self, why: str, *, again: bool = True, wait_s: float | None = None) -> None:
+    def __init__(
+        self, why: str, *, again: bool = True, wait_s: float | None = None, status: int = 0
+    ) -> None:
         super().__init__(why)
         self.again = again
         self.wait_s = wait_s
         """How long the server asks to wait."""
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class _Answer:
 
 
 class JsonClient:
-    """Posts JSON to paths below one address. Close it in the event loop that used it."""
+    """Asks paths below one address for JSON. Close it in the event loop that used it."""
 
     def __init__(self, config: EndpointConfig, key: str = "") -> None:
         """Take the address and limits of ``config``, and the key to send as bearer token."""
@@ -77,22 +80,41 @@ class JsonClient:
         self.counts: Counter[str] = Counter()
         """requests, retries, failures; of the process so far."""
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def post(
+        self, path: str, body: Mapping[str, Any], *, any_answer: bool = False
+    ) -> dict[str, Any]:
         """Return the JSON object that the server answers ``body`` with.
+
+        Args:
+            path: Below the address; may end in a query where the address has none.
+            body: What is sent.
+            any_answer: Take an answer that is no JSON object, too, as an empty one.
 
         Raises:
             EndpointError: Refused, or no usable answer after all retries.
         """
-        data = json.dumps(body).encode()
+        return await self._ask(path, json.dumps(body).encode(), any_answer)
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """Return the JSON object at ``path``.
+
+        Raises:
+            EndpointError: Refused, or no usable answer after all retries.
+        """
+        return await self._ask(path, None, False)
+
+    async def _ask(self, path: str, data: bytes | None, any_answer: bool) -> dict[str, Any]:
         for retry in range(self._config.max_retries + 1):
             try:
-                return await self._try(path, data)
+                return await self._try(path, data, any_answer)
             except _TryError as error:
                 wait_s = self._wait_s(retry, error)
                 if not error.again or wait_s is None or retry == self._config.max_retries:
                     self.counts["failures"] += 1
                     tries = f" ({retry + 1} tries)" if retry else ""
-                    raise EndpointError(f"{self.address}: {error}{tries}") from None
+                    failure = EndpointError(f"{self.address}: {error}{tries}")
+                    failure.status = error.status
+                    raise failure from None
             self.counts["retries"] += 1
             await asyncio.sleep(wait_s)
         raise AssertionError("the last try returns or raises")
@@ -115,15 +137,15 @@ class JsonClient:
             0.5, 1
         )
 
-    async def _try(self, path: str, data: bytes) -> dict[str, Any]:
+    async def _try(self, path: str, data: bytes | None, any_answer: bool) -> dict[str, Any]:
         if self._slots is None:
             self._slots = asyncio.Semaphore(self._config.max_concurrent)
         async with self._slots:
             self.counts["requests"] += 1
             answer = await self._exchange(f"{self._base}{path}{self._query}", data)
-        return self._read(answer)
+        return self._read(answer, any_answer)
 
-    async def _exchange(self, target: str, data: bytes) -> _Answer:
+    async def _exchange(self, target: str, data: bytes | None) -> _Answer:
         """One request and its answer, in a thread that is cut off when it takes too long."""
         exchange = _Exchange(self, target, data)
         future = asyncio.get_running_loop().run_in_executor(self._threads, exchange.run)
@@ -137,7 +159,7 @@ class JsonClient:
         finally:
             exchange.cut_off()
 
-    def _read(self, answer: _Answer) -> dict[str, Any]:
+    def _read(self, answer: _Answer, any_answer: bool) -> dict[str, Any]:
         """The object in an answer."""
         if answer.status != 200:
             # A server may repeat what it was sent.
@@ -147,12 +169,16 @@ class JsonClient:
             wait_s = _seconds(answer.retry_after) if again else None
             asks = "" if wait_s is None else f", asks to wait {wait_s:g} s"
             why = f"status {answer.status}{asks}: {text[:_SHOWN]}"
-            raise _TryError(why, again=again, wait_s=wait_s)
+            raise _TryError(why, again=again, wait_s=wait_s, status=answer.status)
         try:
             value = json.loads(answer.body)
         except (ValueError, RecursionError) as error:
+            if any_answer:
+                return {}
             raise _TryError(f"an answer that is not JSON ({error})") from error
         if not isinstance(value, dict):
+            if any_answer:
+                return {}
             raise _TryError(f"a {type(value).__name__} instead of an object")
         return value
 
@@ -187,7 +213,7 @@ class JsonClient:
 class _Exchange:
     """One request in its thread; ``cut_off`` ends it from another."""
 
-    def __init__(self, client: JsonClient, target: str, data: bytes) -> None:
+    def __init__(self, client: JsonClient, target: str, data: bytes | None) -> None:
         self._client = client
         self._target = target
         self._data = data
@@ -229,7 +255,8 @@ class _Exchange:
                 connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _ask(self, connection: http.client.HTTPConnection) -> tuple[_Answer, bool]:
-        connection.request("POST", self._target, body=self._data, headers=self._client.headers)
+        method = "GET" if self._data is None else "POST"
+        connection.request(method, self._target, body=self._data, headers=self._client.headers)
         with connection.getresponse() as response:
             body = response.read(MAX_BYTES + 1)
             if len(body) > MAX_BYTES:

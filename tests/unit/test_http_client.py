@@ -302,3 +302,27 @@ def test_tokens_are_counted_and_a_missing_usage_is_none() -> None:
         "messages": [{"role": "user", "content": "?"}],
         "temperature": 0,
     }
+
+
+# What asks for something else than a chat completion.
+
+
+def test_what_is_no_object_can_be_taken_and_a_refusal_has_its_status() -> None:
+    async def three(client: JsonClient) -> list[Any]:
+        try:
+            empty = await client.post("/done", {}, any_answer=True)
+            text = await client.post("/done", {}, any_answer=True)
+            return [empty, text, await client.get("/models")]
+        finally:
+            await client.close()
+
+    faults = [Fault(body=b""), Fault(body=b"Success"), Fault(status=404)]
+    with FakeOpenAI(faults=faults) as server:
+        with pytest.raises(EndpointError, match="status 404") as refused:
+            asyncio.run(three(JsonClient(config(server.url))))
+        assert refused.value.status == 404
+        assert [seen.body for seen in server.requests] == [{}, {}, {}]
+    with FakeOpenAI(lambda _: "1", faults=faults[:2]) as server:
+        empty, text, models = asyncio.run(three(JsonClient(config(server.url))))
+    assert (empty, text) == ({}, {})
+    assert "choices" in models

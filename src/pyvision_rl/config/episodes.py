@@ -72,7 +72,7 @@ class PolicyConfig(Section):
     """Who writes the turns, and how they are sampled."""
 
     name: str = "local"
-    """local, openai_chat, scripted, or ``package.module:Name``."""
+    """local, vllm, openai_chat, scripted, or ``package.module:Name``."""
     model: str = ""
     """Hugging Face directory or name."""
     temperature: float = Field(1.0, ge=0)
@@ -90,7 +90,8 @@ class PolicyConfig(Section):
     threads: int | None = Field(None, gt=0)
     """CPU threads of torch; None leaves torch's choice. Bit-identity holds for equal values."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """For openai_chat (docs/grading.md) or a policy of your own; local and scripted take none."""
+    """For vllm (docs/vllm.md), openai_chat (docs/grading.md) or a policy of your own; local and
+    scripted take none."""
 
     @field_validator("options")
     @classmethod

@@ -68,8 +68,12 @@ def add_adapters(module: Any, *, rank: int, alpha: int, targets: Sequence[str], 
 def save_merged(module: Any, path: Path) -> None:
     """Write the network with its adapters merged in, and the adapters in a folder of it."""
     module.save_pretrained(path, state_dict=_merged(module), safe_serialization=True)
-    folder = path / ADAPTER
-    folder.mkdir(exist_ok=True)
+    save_adapters(module, path / ADAPTER)
+
+
+def save_adapters(module: Any, folder: Path) -> None:
+    """Write the adapters of a network, and nothing else, in peft's own format."""
+    folder.mkdir(parents=True, exist_ok=True)
     state = {
         _PREFIX + name.replace(f".{_NAME}", ""): p.detach().cpu().contiguous()
         for name, p in _matrices(module).items()

@@ -127,6 +127,10 @@ class FakeOpenAI:
         with self._lock:
             self._live -= 1
 
+    def reply(self, seen: Seen) -> tuple[int, bytes]:
+        """Return status and body of the answer to a request that nothing goes wrong with."""
+        return 200, self.completion(seen.body)
+
     def completion(self, body: dict[str, Any]) -> bytes:
         """Return the completion of a request as JSON."""
         made = self._answer(body)
@@ -149,29 +153,33 @@ class _Handler(BaseHTTPRequestHandler):
         self.fake.num_connections += 1
 
     def do_POST(self) -> None:
-        """Answer one chat request, or fail as asked."""
+        """Answer one request, or fail as asked."""
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = json.loads(data)
-        fault = self.fake.arrive(Seen(self.path, dict(self.headers), body))
+        seen = Seen(self.path, dict(self.headers), json.loads(data or b"{}"))
+        fault = self.fake.arrive(seen)
         try:
             # The client may have given up by now.
             with suppress(ConnectionError):
-                self._respond(fault, body)
+                self._respond(fault, seen)
         finally:
             self.fake.leave()
+
+    def do_GET(self) -> None:
+        """Answer like a request without a body."""
+        self.do_POST()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 
-    def _respond(self, fault: Fault, body: dict[str, Any]) -> None:
+    def _respond(self, fault: Fault, seen: Seen) -> None:
         if fault.delay_s:
             time.sleep(fault.delay_s)
         if fault.drop:
             self.close_connection = True
             return
-        sent = fault.body
-        if sent is None and fault.status == 200:
-            sent = self.fake.completion(body)
+        status, sent = fault.status, fault.body
+        if sent is None and status == 200:
+            status, sent = self.fake.reply(seen)
         if sent is None:
             message = (
                 str(self.headers["Authorization"])
@@ -179,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
                 else f"status {fault.status} on demand"
             )
             sent = json.dumps({"error": {"message": message}}).encode()
-        self.send_response(fault.status)
+        self.send_response(status)
         for name, value in fault.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Type", "application/json")

@@ -3,7 +3,8 @@
 In: a config whose ``policy.model`` went through a cold start. Out: a run folder with metrics,
 every graded trajectory, and checkpoints that are ordinary Hugging Face directories. Sampler and
 learner share one network in memory, so publishing weights is telling the sampler its caches are
-stale. A resumed run continues bit-identically under the lockstep schedule.
+stale; a served policy is told where to load them (``vllm_sync``). A resumed run continues
+bit-identically under the lockstep schedule, with a policy in this process.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config
-from pyvision_rl.errors import CheckpointError, ConfigError
+from pyvision_rl.errors import CheckpointError
 from pyvision_rl.metrics import check_failures, rollout_metrics, selection_metrics, shares, told
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.rollout import derive_seed
@@ -69,8 +70,8 @@ def run_rl(
     A run that was killed before its first checkpoint starts over.
 
     Raises:
-        ConfigError: The policy is not in-process, or greedy; sections do not fit; or a tracker is
-            not there.
+        ConfigError: The policy can be given no weights, or is greedy; sections do not fit; or a
+            tracker is not there.
         CheckpointError: There is nothing whole to resume from, it is not of an RL run, or lines
             of its steps are lost.
         TrainError: Too many failed or ungraded episodes; no usable group in a step with
@@ -88,7 +89,7 @@ def run_rl(
     check_lines(out, begun)
     require_memory("rl", config)
     with assemble(_started(config, start)) as assembly:
-        learner, collector = _parts(config, assembly, start)
+        learner, collector = _parts(config, assembly, start, out)
         ids = start.extra.get("trackers", {}) if start else {}
         with (
             RunWriter(out, config, "rl", None if resume is None else begun) as writer,
@@ -134,11 +135,14 @@ def _started(config: Config, start: Checkpoint | None) -> Config:
 
 
 def _parts(
-    config: Config, assembly: Assembly, start: Checkpoint | None
+    config: Config, assembly: Assembly, start: Checkpoint | None, out: Path
 ) -> tuple[Learner, Collector]:
     """Return learner and collector, in the state that the checkpoint holds."""
-    if assembly.model is None:
-        raise ConfigError('rl trains an in-process policy: set policy.name = "local"')
+    model = assembly.model
+    if model is None:
+        from pyvision_rl.train.vllm_sync import join
+
+        model = join(assembly, out)
     tasks, seed = build_tasks(config.tasks), derive_seed(config.seed, "tasks")
     check = assembly.harness.prompts.prompt
     count, caps = num_tasks(tasks, config.tasks), config.selection.max_per_round
@@ -147,8 +151,8 @@ def _parts(
     if config.train.lora_rank:
         from pyvision_rl.train.adapting import adapt
 
-        adapt(assembly.model, config, start)
-    learner = _learner(config, assembly.model)
+        adapt(model, config, start)
+    learner = _learner(config, model)
     seed_rng(derive_seed(config.seed, "generators"))
     if start and start.learner:
         learner.load_state_dict(start.learner)
@@ -224,7 +228,7 @@ def _train_step(
     """
     config = assembly.config
     policy: Any = assembly.harness.policy
-    policy.set_version(step - 1)
+    synced = policy.set_version(step - 1) or {}
     began = time.perf_counter()
     collected = collector.collect(step, lambda: stop.received is not None)
     if collected is None:
@@ -240,7 +244,7 @@ def _train_step(
             journal.event(name, text, step)
     collected.check()
     numbers = rollout_metrics(groups) | selection_metrics(groups, batch, collected.carried_in)
-    numbers |= shares(numbers)
+    numbers |= shares(numbers) | synced
     if batch.samples:
         stats = learner.update(batch, config.policy.temperature)
         known = {k: v for k, v in asdict(stats).items() if k != "step" and v is not None}

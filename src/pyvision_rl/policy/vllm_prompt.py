@@ -1,0 +1,125 @@
+"""From the token ledger to what a vLLM server is sent, and to what it must make of it.
+
+In: segments with ONE placeholder id per image, as they are. Out: an ``Asked``: the same ids, the
+images as data URLs, and our own expansion, with which the server's is compared. Images are scaled
+here to the size at which the network sees them, so that the server has nothing left to scale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import pairwise
+
+from PIL import Image
+
+from pyvision_rl.errors import PolicyError, RenderError
+from pyvision_rl.images import VisionSpec, num_tokens, smart_resize
+from pyvision_rl.media import open_image
+from pyvision_rl.types import Media, Segment
+
+_CACHED_IMAGES = 256
+
+Spans = tuple[tuple[int, int], ...]
+"""(first pad, number of pads) of every image, in expanded ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One prompt, as it is sent and as the server must read it."""
+
+    token_ids: tuple[int, ...]
+    """One placeholder per image: expanded ids are accepted by the server, and read wrongly."""
+    images: tuple[str, ...]
+    """Data URLs, in order."""
+    expanded: tuple[int, ...]
+    spans: Spans
+
+    def compare(self, expanded: Sequence[int], spans: Spans) -> str:
+        """Return how the server's reading differs from ours; "" if it does not."""
+        if spans != self.spans:
+            ours, theirs = ([size for _, size in each] for each in (self.spans, spans))
+            return (
+                f"it gives the images {theirs} tokens, at {[p for p, _ in spans]}, and we give "
+                f"them {ours}, at {[p for p, _ in self.spans]}: start it with the pixel limits of "
+                "[policy] (--mm-processor-kwargs)"
+            )
+        if tuple(expanded) == self.expanded:
+            return ""
+        pairs = zip(expanded, self.expanded, strict=False)
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        where = "" if at is None else f"; token {at} is {expanded[at]}, not {self.expanded[at]}"
+        return f"it read {len(expanded)} tokens where we count {len(self.expanded)}{where}"
+
+
+class PromptWriter:
+    """Makes ``Asked``s for one model, and keeps the last images it encoded."""
+
+    def __init__(self, image_token_id: int, vision: VisionSpec) -> None:
+        """Take the model's placeholder and how it wants its images."""
+        self._image = image_token_id
+        self._vision = vision
+        self._urls: OrderedDict[str, str] = OrderedDict()
+
+    async def write(self, segments: Sequence[Segment], forced: Sequence[int] = ()) -> Asked:
+        """Return the prompt of a history that is followed by ``forced`` ids.
+
+        Raises:
+            RenderError: Placeholders and images of a segment do not match.
+            PolicyError: A placeholder was sampled, which the server would take for an image.
+            TaskError: An image cannot be read.
+        """
+        ids: list[int] = []
+        expanded: list[int] = []
+        spans: list[tuple[int, int]] = []
+        images: list[Media] = []
+        for segment in (*segments, Segment(tuple(forced), sampled=False)):
+            places = self._placeholders(segment)
+            for (start, stop), media in zip(pairwise([-1, *places]), segment.media, strict=True):
+                expanded += segment.token_ids[start + 1 : stop]
+                size = num_tokens(media, self._vision)
+                spans.append((len(expanded), size))
+                expanded += [self._image] * size
+            expanded += segment.token_ids[places[-1] + 1 if places else 0 :]
+            ids += segment.token_ids
+            images += segment.media
+        urls = [await self._url(media) for media in images]
+        return Asked(tuple(ids), tuple(urls), tuple(expanded), tuple(spans))
+
+    def _placeholders(self, segment: Segment) -> list[int]:
+        places = [i for i, token in enumerate(segment.token_ids) if token == self._image]
+        if segment.sampled and places:
+            raise PolicyError(f"the history holds a sampled placeholder (id {self._image})")
+        if len(places) != len(segment.media):
+            raise RenderError(
+                f"a segment has {len(places)} image placeholders and {len(segment.media)} images"
+            )
+        return places
+
+    async def _url(self, media: Media) -> str:
+        """The picture as the network sees it; the last ones are kept, for later turns."""
+        url = self._urls.pop(media.sha256, None)
+        if url is None:
+            # In a thread: compressing takes longer than a turn of the event loop may.
+            url = await asyncio.to_thread(data_url, media, self._vision)
+        self._urls[media.sha256] = url
+        if len(self._urls) > _CACHED_IMAGES:
+            self._urls.popitem(last=False)
+        return url
+
+
+def data_url(media: Media, vision: VisionSpec) -> str:
+    """Return an image, scaled as ``images.patches`` scales it, as a PNG in a data URL."""
+    image = open_image(media)
+    height, width = smart_resize(
+        media.height, media.width, vision.factor, vision.min_pixels, vision.max_pixels
+    )
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    out = BytesIO()
+    image.save(out, format="PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"

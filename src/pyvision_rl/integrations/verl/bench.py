@@ -75,17 +75,17 @@ class Bench:
     videos: Mapping[str, Path]
 
     async def play(
-        self, row: str, place: Place, server: Server, sampling: Mapping[str, Any]
+        self, line: str, place: Place, server: Server, sampling: Mapping[str, Any]
     ) -> Played:
         """Return one graded episode.
 
         Args:
-            row: The task, as ``task_line`` of ``rows`` wrote it.
+            line: The task, as ``task_line`` of ``rows`` wrote it.
             place: Names the episode; the sandbox's randomness comes from it.
             server: Writes the turns.
             sampling: verl's own settings of this run of the data set.
         """
-        task = decode(json.loads(row), self._find).task
+        task = decode(json.loads(line), self._find).task
         policy = ServerPolicy(server, self.harness.renderer, self.pads, sampling)
         seed = derive_seed(self.config.seed, place.split, place.step, place.prompt)
         try:
@@ -96,13 +96,17 @@ class Bench:
                 wanted=[(0, (place.rollout,))],
             )
             trajectory = group.trajectories[0]
+            row = self._row(trajectory)
         except PVRLError as error:  # a picture that is gone, a prompt that cannot be rendered
             trajectory = _failed(task, place.rollout, error)
+            row = self._row(trajectory)
         if place.split == TRAIN:
             self.journal.note(f"{place.prompt}_{place.rollout}", place.step, task, trajectory)
+        return Played(task, trajectory, row, policy.versions)
+
+    def _row(self, trajectory: Trajectory) -> Row:
         trained = masked_by(trajectory, self.config.selection) is None
-        made = row_of(trajectory, self.pads, self.harness.renderer.end_of_turn, trained=trained)
-        return Played(task, trajectory, made, policy.versions)
+        return row_of(trajectory, self.pads, self.harness.renderer.end_of_turn, trained=trained)
 
     def _find(self, bare: Media) -> Media:
         if bare.kind == "video":
@@ -126,7 +130,7 @@ def bench_of(
     )
     vision = vision_of(processor, config.policy.min_pixels, config.policy.max_pixels)
     renderer = QwenRenderer(tokenizer, vision)
-    image, video = (renderer.encode(name)[0] for name in ("<|image_pad|>", "<|video_pad|>"))
+    media = [renderer.encode(name) for name in ("<|image_pad|>", "<|video_pad|>")]
     harness = Harness(
         prompts=PromptBuilder(config.prompts),
         renderer=renderer,
@@ -140,7 +144,8 @@ def bench_of(
     return Bench(
         config=config,
         harness=harness,
-        pads=Pads(image, vision, frozenset((image, video))),
+        # A vocabulary without videos would spell the second in several ids.
+        pads=Pads(media[0][0], vision, frozenset(ids[0] for ids in media if len(ids) == 1)),
         journal=Journal(folder, config),
         folder=folder,
         videos=noted_videos(folder / "media"),

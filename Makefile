@@ -110,6 +110,7 @@ format: $(STAMP)  ## rewrite the sources in the house format
 
 docs: $(STAMP)  ## rewrite docs/config.md from the field docs
 	@$(BIN)/python docs/make_config.py
+	@$(BIN)/python docs/make_verl.py
 
 clean:  ## remove build outputs and caches; keeps .venv and runs
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

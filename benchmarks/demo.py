@@ -84,7 +84,7 @@ def main() -> int:
     options.json.with_suffix(".md").write_text(text)
     if demos:
         title = f"{config}: {len(demos)} seeds, each with its own cold start; thin lines are seeds"
-        rows = {seed: row(demo) for seed, demo in demos.items()}
+        rows = {int(seed): found for seed, found in result["rows"].items()}
         kind = KINDS[KIND_OF.get(config, "image")]
         draw(work, rows, options.json.with_suffix(".png"), title=title, kind=kind)
     print(text)

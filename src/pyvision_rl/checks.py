@@ -20,7 +20,6 @@ from pyvision_rl.assemble import assemble, build_tasks, num_tasks
 from pyvision_rl.checks_rl import absent_model, training_detail
 from pyvision_rl.checks_sandbox import Finding, require, sandbox_findings, try_async, try_check
 from pyvision_rl.checks_sft import check_stage, compile_rules
-from pyvision_rl.checks_tasks import check_tasks as check_tasks
 from pyvision_rl.config import (
     Config,
     NewModelConfig,

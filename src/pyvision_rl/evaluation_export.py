@@ -8,7 +8,6 @@ by its hash and is counted as missing. Token ids and log-probabilities are not e
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from pyvision_rl.errors import ConfigError, RunError
 from pyvision_rl.evaluation_reading import Episodes
+from pyvision_rl.media import data_url
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.runs_files import writing
 from pyvision_rl.types import GiveAnswer, Media, Message, RunCode, Text, Turn
@@ -129,9 +129,7 @@ def _write_openai(episodes: Episodes, out: Path, counts: Counts, *, data_urls: b
     def address(media: Media) -> str | None:
         if data_urls:
             data = _pixels(media)
-            if data is None:
-                return None
-            return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            return None if data is None else data_url(data)
         if media.sha256 not in written:
             written[media.sha256] = _copied(media, out / "images")
         return written[media.sha256]

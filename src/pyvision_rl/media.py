@@ -7,6 +7,7 @@ and transparency is laid on white. Does not resize, and does not read videos.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from io import BytesIO
 from pathlib import Path
@@ -89,6 +90,18 @@ def write_png(media: Media, folder: Path) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def png_of(image: Image.Image) -> bytes:
+    """Return an image as a PNG file, compressed quickly rather than well."""
+    out = BytesIO()
+    image.save(out, format="PNG", compress_level=1)
+    return out.getvalue()
+
+
+def data_url(png: bytes) -> str:
+    """Return the address that holds a PNG file."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
 def saved_media(sha256: str, width: int, height: int, folder: Path) -> Media:

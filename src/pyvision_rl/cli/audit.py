@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pyvision_rl.cli.execute import Debug, MaxJudgeCalls, Overrides, guarded, say
+from pyvision_rl.cli.execute import Debug, MaxJudgeCalls, Overrides, guarded, judge_budget, say
 from pyvision_rl.config_file import find_config, load_config
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def audit(
 
     read_info(run)  # or "nothing" would be looked for among the configs
     keys = list(overrides or ())
-    if max_judge_calls is not None:
-        keys.append(f"rewards.judge.max_calls={max_judge_calls}")
+    keys += judge_budget(max_judge_calls)
     found = look(run, load_config(find_config(str(run)), keys), ask_judge=ask_judge)
     if json_file is not None:
         json_file.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")

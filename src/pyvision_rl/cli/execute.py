@@ -65,6 +65,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON t
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
+def judge_budget(max_calls: int | None) -> tuple[str, ...]:
+    """Return the override that ``--max-judge-calls`` stands for."""
+    return () if max_calls is None else (f"rewards.judge.max_calls={max_calls}",)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a person typed after a verb."""

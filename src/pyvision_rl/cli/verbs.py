@@ -26,6 +26,7 @@ from pyvision_rl.cli.execute import (
     Overrides,
     Resume,
     guarded,
+    judge_budget,
     result_table,
     run_verb,
     say,
@@ -71,7 +72,7 @@ def _plain(name: str, work: Callable[[Job], Any], then: str) -> Callable[..., No
         as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:
-        keys = _overrides(overrides, max_judge_calls)
+        keys = (*(overrides or ()), *judge_budget(max_judge_calls))
         options = Options(config, keys, out, None, dry_run, as_json, device_memory_gb)
         run_verb(name, options, work, then=then)
 
@@ -93,18 +94,12 @@ def _resumable(name: str, work: Callable[[Job], Any], then: str) -> Callable[...
         as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:
-        keys = _overrides(overrides, max_judge_calls)
+        keys = (*(overrides or ()), *judge_budget(max_judge_calls))
         options = Options(config, keys, out, resume, dry_run, as_json, device_memory_gb)
         run_verb(name, options, work, then=then)
 
     verb.__doc__ = work.__doc__
     return guarded(verb)
-
-
-def _overrides(typed: list[str] | None, max_judge_calls: int | None) -> tuple[str, ...]:
-    """Return what was typed after ``--set``, and the options that stand for a key."""
-    budget = () if max_judge_calls is None else (f"rewards.judge.max_calls={max_judge_calls}",)
-    return (*(typed or ()), *budget)
 
 
 def _probe(job: Job) -> Any:

@@ -7,7 +7,6 @@ images inline, code highlighted, no scripts. Everything a model wrote is escaped
 from __future__ import annotations
 
 import ast
-import base64
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from pygments.lexers import PythonLexer  # type: ignore[import-untyped]
 
 from pyvision_rl.demo.film import film
 from pyvision_rl.images import VisionSpec, smart_resize
-from pyvision_rl.media import open_image
+from pyvision_rl.media import data_url, open_image
 from pyvision_rl.parsing import split_code
 from pyvision_rl.runs import RunReader
 from pyvision_rl.runs_codec import SavedRollout
@@ -126,7 +125,7 @@ def write_page(
         ]
     page = environment.get_template("page.html").render(
         happened=happened,
-        figure=_data_url(figure.read_bytes()),
+        figure=data_url(figure.read_bytes()),
         head=table[0],
         rows=table[1],
         task=None if sample is None else _task(sample, max_pixels),
@@ -220,7 +219,7 @@ def _picture(media: Media, max_pixels: int | None = None) -> dict[str, object]:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return {
-        "data": _data_url(buffer.getvalue()),
+        "data": data_url(buffer.getvalue()),
         "width": image.width,
         "height": image.height,
         "shown": image.width * max(1, _MIN_SHOWN_PX // max(1, image.width)),
@@ -279,7 +278,3 @@ def _number(node: ast.expr, known: Mapping[str, float]) -> float:
         case ast.BinOp(left=left, op=ast.Add(), right=right) if not isinstance(left, ast.BinOp):
             return _number(left, known) + _number(right, known)
     return math.nan
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -9,11 +9,9 @@ imitated, but RL refuses it. Keeps nothing per episode.
 from __future__ import annotations
 
 import asyncio
-import base64
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any, Literal, Protocol
 
 from PIL import Image
@@ -22,7 +20,7 @@ from pydantic import Field
 from pyvision_rl.chat_endpoint import ChatEndpoint, Reply
 from pyvision_rl.config import EndpointConfig, PolicyConfig
 from pyvision_rl.errors import ConfigError, EndpointError, PolicyError, TaskError
-from pyvision_rl.media import open_image
+from pyvision_rl.media import data_url, open_image, png_of
 from pyvision_rl.registry import parse_options
 from pyvision_rl.types import (
     Completion,
@@ -194,6 +192,4 @@ def _data_url(media: Media, min_pixels: float, max_pixels: float) -> str:
         size = (max(1, rounded(side * scale)) for side in image.size)
         width, height = size
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    out = BytesIO()
-    image.save(out, format="PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return data_url(png_of(image))

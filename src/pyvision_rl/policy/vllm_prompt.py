@@ -8,18 +8,16 @@ here to the size at which the network sees them, so that the server has nothing 
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import pairwise
 
 from PIL import Image
 
 from pyvision_rl.errors import PolicyError, RenderError
 from pyvision_rl.images import VisionSpec, num_tokens, smart_resize
-from pyvision_rl.media import open_image
+from pyvision_rl.media import data_url, open_image, png_of
 from pyvision_rl.types import Media, Segment
 
 _CACHED_IMAGES = 256
@@ -105,21 +103,19 @@ class PromptWriter:
         url = self._urls.pop(media.sha256, None)
         if url is None:
             # In a thread: compressing takes longer than a turn of the event loop may.
-            url = await asyncio.to_thread(data_url, media, self._vision)
+            url = await asyncio.to_thread(_shown, media, self._vision)
         self._urls[media.sha256] = url
         if len(self._urls) > _CACHED_IMAGES:
             self._urls.popitem(last=False)
         return url
 
 
-def data_url(media: Media, vision: VisionSpec) -> str:
-    """Return an image, scaled as ``images.patches`` scales it, as a PNG in a data URL."""
+def _shown(media: Media, vision: VisionSpec) -> str:
+    """An image, scaled as ``images.patches`` scales it, as a PNG in a data URL."""
     image = open_image(media)
     height, width = smart_resize(
         media.height, media.width, vision.factor, vision.min_pixels, vision.max_pixels
     )
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    out = BytesIO()
-    image.save(out, format="PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return data_url(png_of(image))

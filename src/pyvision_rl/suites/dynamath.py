@@ -85,10 +85,8 @@ class DynaMath:
                 if not pictures.has(number):
                     continue
                 load = partial(pictures.media, number)
-                try:
+                with table.naming(number, KeyError, ValueError):
                     items.append(_item(row, variant, protocol, shuffle, load))
-                except (TaskError, KeyError, ValueError) as error:
-                    raise TaskError(f"{table.name}: row {number + 1}: {error}") from error
         return Items(self.name, items, dropped=num_rows - len(items))
 
     def files(self, path: Path) -> tuple[Path, ...]:

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 
-from pyvision_rl.errors import TaskError
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.suites import choices, kit_choices, prompts, reports
 from pyvision_rl.suites.base import (
@@ -63,10 +62,8 @@ class HRBench:
         for number, row in enumerate(table.rows):
             if not pictures.has(number):
                 continue
-            try:
+            with table.naming(number):
                 given = _choices(row)
-            except TaskError as error:
-                raise TaskError(f"{table.name}: row {number + 1}: {error}") from error
             shown = choices.drawn(given, shuffle, str(row["index"]))
             text = _worded(str(row["question"]), shown.options, protocol)
             category, cycle = str(row["category"]), str(row["cycle_category"])

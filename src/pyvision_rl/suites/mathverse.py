@@ -106,10 +106,8 @@ class MathVerse:
             if not text_only and not pictures.has(number):
                 continue
             load: Load = tuple if text_only else partial(pictures.media, number)
-            try:
+            with table.naming(number, KeyError):
                 items.append(_item(row, protocol, shuffle, load))
-            except (TaskError, KeyError) as error:
-                raise TaskError(f"{table.name}: row {number + 1}: {error}") from error
         return Items(self.name, items, dropped=len(table.rows) - len(items))
 
     def files(self, path: Path) -> tuple[Path, ...]:

@@ -107,10 +107,8 @@ class MathVision:
             if not pictures.has(number):
                 continue
             load = partial(pictures.media, number)
-            try:
+            with table.naming(number, KeyError):
                 items.append(_item(_question(row), protocol, shuffle, load))
-            except (TaskError, KeyError) as error:
-                raise TaskError(f"{table.name}: row {number + 1}: {error}") from error
         return Items(self.name, items, dropped=len(table.rows) - len(items))
 
     def files(self, path: Path) -> tuple[Path, ...]:

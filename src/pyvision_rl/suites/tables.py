@@ -10,6 +10,7 @@ import csv
 import importlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -51,6 +52,19 @@ class Table:
                 f"{self.name}: has no column {', '.join(map(repr, lost))}; "
                 f"its columns: {', '.join(self.columns)}{where and f'; {where}'}"
             )
+
+    @contextmanager
+    def naming(self, number: int, *also: type[Exception]) -> Iterator[None]:
+        """Have a TaskError of row ``number``, and errors of other types, name table and row.
+
+        Raises:
+            TaskError: What went wrong inside.
+        """
+        kinds: tuple[type[Exception], ...] = (TaskError, *also)
+        try:
+            yield
+        except kinds as error:
+            raise TaskError(f"{self.name}: row {number + 1}: {error}") from error
 
 
 def open_table(path: Path, media: Collection[str]) -> Table:

@@ -88,10 +88,8 @@ class VideoMME:
         folder = _folder(path if path.is_dir() else file.parent, videos)
         items = []
         for number, row in enumerate(table.rows):
-            try:
+            with table.naming(number):
                 items.append(_item(row, protocol, shuffle, folder))
-            except TaskError as error:
-                raise TaskError(f"{table.name}: row {number + 1}: {error}") from error
         return Items(self.name, items)
 
     def files(self, path: Path) -> tuple[Path, ...]:

@@ -128,11 +128,9 @@ class VSIBench:
         for number, row in enumerate(table.rows):
             if part and parts[number] != part:
                 continue
-            try:
+            with table.naming(number):
                 found = _item(row, protocol, shuffle, file.parent)
                 items.append(_of_part(found, part))
-            except TaskError as error:
-                raise TaskError(f"{table.name}: row {number + 1}: {error}") from error
         return Items(self.name, items)
 
     def files(self, path: Path) -> tuple[Path, ...]:

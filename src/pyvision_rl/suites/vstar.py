@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pyvision_rl.errors import TaskError
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.suites import choices, kit_choices, prompts, reports
 from pyvision_rl.suites.base import (
@@ -96,10 +95,8 @@ class VStar:
         for number, row in enumerate(table.rows):
             if not pictures.has(number):
                 continue
-            try:
+            with table.naming(number):
                 asked = _question(table, row)
-            except TaskError as error:
-                raise TaskError(f"{table.name}: row {number + 1}: {error}") from error
             shown = choices.drawn(asked.choices, shuffle, asked.id)
             gold = Gold(shown.letter, "letter", shown.facts)
             text = _worded(asked, shown.options, protocol)

@@ -81,11 +81,9 @@ class WeMath:
         for number, row in enumerate(table.rows):
             if not pictures.has(number):
                 continue
-            try:
+            with table.naming(number):
                 load = partial(pictures.media, number)
                 items.append(_item(row, protocol, shuffle, load))
-            except TaskError as error:
-                raise TaskError(f"{table.name}: row {number + 1}: {error}") from error
         return Items(self.name, items, dropped=len(table.rows) - len(items))
 
     def files(self, path: Path) -> tuple[Path, ...]:

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from pyvision_rl.errors import ConfigError
+from pyvision_rl.media import data_url
 from pyvision_rl.runs_files import TEMPORARY, writing
 from pyvision_rl.view.export import Exported
 from pyvision_rl.view.limits import ALL_STEPS, Steps
@@ -93,7 +94,7 @@ def _data(site: RunSite | StudySite, budget: _Budget) -> list[str]:
         digests = site.images()
         size = sum(site.image_file(d).stat().st_size * 4 // 3 + 100 for d in digests)
         budget.add(size, f"{len(digests)} images")
-        urls = {digest: _data_url(site.image_file(digest)) for digest in digests}
+        urls = {digest: data_url(site.image_file(digest).read_bytes()) for digest in digests}
         pieces.append(script("media", urls).decode("ascii"))
     else:
         pieces.append(script("media", {}).decode("ascii"))
@@ -106,10 +107,6 @@ def _data(site: RunSite | StudySite, budget: _Budget) -> list[str]:
             budget.add(len(found.body), name)
             pieces.append(found.body.decode("ascii"))
     return pieces
-
-
-def _data_url(file: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
 
 
 def _assembled(data: list[str]) -> str:

@@ -337,6 +337,17 @@ def test_the_command_says_whether_it_fits_by_its_exit_code(monkeypatch, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("verb", ["rl", "eval", "rollout", "probe"])
+def test_every_verb_that_loads_a_model_says_whether_it_fits(
+    monkeypatch, tmp_path: Path, verb: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    told = [verb, "pyvision_image_7b", "--dry-run", "--device-memory-gb"]
+    assert CliRunner().invoke(app, [*told, "1"]).exit_code == 1
+    assert CliRunner().invoke(app, [*told, "150"]).exit_code == 0
+
+
 def test_a_model_that_nobody_knows_is_said_to_be_unknown() -> None:
     config = Config.model_validate({"policy": {"model": "nobody/has-this"}})
     found = plan_of("rl", config, GIB)

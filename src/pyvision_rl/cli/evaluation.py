@@ -17,6 +17,7 @@ from rich.console import Console
 from pyvision_rl.cli.execute import (
     AsJson,
     Debug,
+    DeviceMemory,
     DryRun,
     Job,
     MaxJudgeCalls,
@@ -26,6 +27,7 @@ from pyvision_rl.cli.execute import (
     Overrides,
     Resume,
     guarded,
+    judge_budget,
     new_folder,
     result_table,
     run_verb,
@@ -85,6 +87,7 @@ def evaluate(
     resume: Resume = None,
     retry_failed: RetryFailed = False,
     dry_run: DryRun = False,
+    device_memory_gb: DeviceMemory = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -98,9 +101,9 @@ def evaluate(
     )
     keys = _suite_keys(suite, data, protocol, shuffle=shuffle_options)
     keys += _keys(no_tools=no_tools, samples=samples, limit=limit, ids=ids)
-    if max_judge_calls is not None:
-        keys += (f"rewards.judge.max_calls={max_judge_calls}",)
-    options = Options(config, (*keys, *(overrides or ())), out, resume, dry_run, as_json)
+    keys += judge_budget(max_judge_calls)
+    typed = (*keys, *(overrides or ()))
+    options = Options(config, typed, out, resume, dry_run, as_json, device_memory_gb)
     if suite:
         options = _with_settings(options)
 
@@ -142,8 +145,7 @@ def rescore(
     named = {"rewards.judge.url": judge, "rewards.judge.model": judge_model}
     keys = [f"rewards.name={json.dumps(rewards)}", "rewards.options={}"] if rewards else []
     keys += [f"{key}={json.dumps(value)}" for key, value in named.items() if value]
-    if max_judge_calls is not None:
-        keys.append(f"rewards.judge.max_calls={max_judge_calls}")
+    keys += judge_budget(max_judge_calls)
     config = rescore_config(run, [*keys, *(overrides or ())], protocol)
     with new_folder(out), Reporter(Console(stderr=True), "rescore") as report:
         result = to_json(grade(run, out, config, report))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pyvision_rl.checks_parallel import check_parallel
 from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.runs import RunReader
@@ -34,6 +35,7 @@ def check_training(config: Config) -> None:
             f"selection.min_survivors = {least} is above rollout.group_size = {size}: no group "
             "would ever be trained on"
         )
+    check_parallel(config)
     train = config.train
     if config.selection.carry_over and train.old_logprobs == "learner" and not train.tis_cap:
         raise ConfigError(

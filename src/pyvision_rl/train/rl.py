@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config
@@ -37,9 +37,6 @@ from pyvision_rl.train.journal import Journal
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.task_stream import TaskStream
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, slots=True)
 class RlResult:
@@ -63,10 +60,11 @@ def run_rl(
     *,
     resume: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
+    learner: Callable[..., Learner] = Learner,
 ) -> RlResult:
     """Run RL from ``policy.model``, or go on from the last checkpoint of ``resume``.
 
-    A run that was killed before its first checkpoint starts over.
+    A run that was killed before its first checkpoint starts over. ``learner`` makes what trains.
 
     Raises:
         ConfigError: The policy is not in-process, or greedy; sections do not fit; or a tracker is
@@ -88,7 +86,7 @@ def run_rl(
     check_lines(out, begun)
     require_memory("rl", config)
     with assemble(_started(config, start)) as assembly:
-        learner, collector = _parts(config, assembly, start)
+        trainer, collector = _parts(config, assembly, start, learner)
         ids = start.extra.get("trackers", {}) if start else {}
         with (
             RunWriter(out, config, "rl", None if resume is None else begun) as writer,
@@ -101,7 +99,7 @@ def run_rl(
             drop_after(out / "checkpoints", begun)
             if start:
                 arrange(out, begun, config.train, journal.best_step)
-            step = _loop(assembly, learner, collector, journal, begun, stop)
+            step = _loop(assembly, trainer, collector, journal, begun, stop)
     if stop.received and step < config.train.steps and not journal.ended:
         raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")
     best = out / "best"
@@ -134,7 +132,7 @@ def _started(config: Config, start: Checkpoint | None) -> Config:
 
 
 def _parts(
-    config: Config, assembly: Assembly, start: Checkpoint | None
+    config: Config, assembly: Assembly, start: Checkpoint | None, make: Callable[..., Learner]
 ) -> tuple[Learner, Collector]:
     """Return learner and collector, in the state that the checkpoint holds."""
     if assembly.model is None:
@@ -148,7 +146,7 @@ def _parts(
         from pyvision_rl.train.adapting import adapt
 
         adapt(assembly.model, config, start)
-    learner = _learner(config, assembly.model)
+    learner = _learner(config, assembly.model, make)
     seed_rng(derive_seed(config.seed, "generators"))
     if start and start.learner:
         learner.load_state_dict(start.learner)
@@ -157,7 +155,7 @@ def _parts(
     return learner, collector
 
 
-def _learner(config: Config, model: VisionLanguageModel) -> Learner:
+def _learner(config: Config, model: VisionLanguageModel, make: Callable[..., Learner]) -> Learner:
     reference = None
     if config.train.kl_coefficient:
         from pyvision_rl.train.reference import load_reference
@@ -165,7 +163,7 @@ def _learner(config: Config, model: VisionLanguageModel) -> Learner:
         named = config.train.kl_reference
         # A resumed run's policy is its checkpoint; the start is where the config says.
         reference = load_reference(config.policy.model if named == "start" else named, model)
-    return Learner(model, config.train, seed=config.seed, reference=reference)
+    return make(model, config.train, seed=config.seed, reference=reference)
 
 
 def _loop(

@@ -85,14 +85,20 @@ def scenarios(folder: Path, model: VisionLanguageModel) -> dict[str, Scenario]:
         "checkpointing": (small | {"gradient_checkpointing": True}, rl),
         "adapters": (small | {"lora_rank": 4, "lora_alpha": 8}, rl),
         "not finite": (small, [batch, bad, batch]),
+        "undone": (small | {"minibatches": 4}, [batch, bad, batch]),
+        "master weights": (small | {"master_weights": True}, rl),
     }
-    return {name: Scenario(str(folder), *kind) for name, kind in kinds.items()}
+    dtypes = {"master weights": "bfloat16"}
+    return {n: Scenario(str(folder), *k, dtypes.get(n, "float32")) for n, k in kinds.items()}
 
 
-NAMES = (
-    *("sft", "sft of one micro-batch", "rl", "minibatches", "micro-batch means"),
-    *("without its tower", "checkpointing", "adapters", "not finite"),
+WHOLE = ("sft", "rl", "minibatches", "adapters")
+"""What is played with the whole network in each process."""
+SHARED = (
+    *(*WHOLE, "sft of one micro-batch", "micro-batch means", "without its tower"),
+    *("checkpointing", "not finite", "undone", "master weights"),
 )
+PLAYED = [*(f"ddp {name}" for name in WHOLE), *(f"fsdp2 {name}" for name in SHARED)]
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +114,12 @@ def together(
     runner: Runner,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Outcome]:
-    """Two processes, both ways of sharing; "halves" goes on from what the first half left."""
-    orders = {
-        f"{kind} {name}": replace(each, train=each.train | {"parallel": kind})
-        for kind in ("ddp", "fsdp2")
-        for name, each in scenarios(folder, model).items()
-    }
+    """Two processes, both ways of sharing."""
+    single, orders = scenarios(folder, model), {}
+    for played in PLAYED:
+        kind, _, name = played.partition(" ")
+        train = single[name].train | {"parallel": kind}
+        orders[played] = replace(single[name], train=train)
     return run_on_two(orders, runner, tmp_path_factory.mktemp("runs"))
 
 
@@ -130,25 +136,27 @@ def run_on_two(orders: dict[str, Scenario], runner: Runner, place: Path) -> dict
     return found
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("played", PLAYED)
 def test_two_processes_make_the_steps_of_one(
-    name: str, kind: str, alone: dict[str, Outcome], together: dict[str, Outcome]
+    played: str, alone: dict[str, Outcome], together: dict[str, Outcome]
 ) -> None:
-    one, two = alone[name], together[f"{kind} {name}"]
+    name = played.partition(" ")[2]
+    one, two = alone[name], together[played]
+    # bfloat16 keeps 8 bits: what was added up in another order differs by 2^-8.
+    close, relative = (0.02, 0.05) if name == "master weights" else (CLOSE, 1e-4)
     assert one.errors == two.errors
-    assert len(one.errors) == (name == "not finite")
+    assert len(one.errors) == (name in ("not finite", "undone"))
     assert len(one.stats) == len(two.stats) > 0
     for number, (ours, theirs) in enumerate(zip(one.stats, two.stats, strict=True)):
-        assert known(ours) == pytest.approx(known(theirs), abs=CLOSE, rel=1e-4), number
+        assert known(ours) == pytest.approx(known(theirs), abs=close, rel=relative), number
     for ps, qs in zip(one.logprobs, two.logprobs, strict=True):
-        assert ps == pytest.approx(qs, abs=1e-3)
+        assert ps == pytest.approx(qs, abs=max(1e-3, close))
     for key, value in one.weights.items():
         # AdamW divides by the gradient's size: where that is rounding, so is a weight's step.
         steps = 2 * RATE * sum(s.get("num_optimizer_steps", 1) for s in one.stats)
         assert (value - two.weights[key]).abs().max() < steps, key
     moved = torch.cat([(v - two.weights[k]).abs().flatten() for k, v in one.weights.items()])
-    assert moved.mean() < 0.02 * RATE
+    assert moved.mean() < max(0.02, close) * RATE
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])

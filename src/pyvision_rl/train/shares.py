@@ -40,8 +40,7 @@ def rounds(
     for pictured in (True, False):
         alike = [piece for piece in pieces if bool(piece.images) is pictured]
         alike.sort(key=lambda piece: -piece.token_ids_BT.numel())
-        while len(alike) % size:
-            alike.append(muted(alike[-1]))
+        alike += [muted(alike[-1])] * (-len(alike) % size) if alike else []
         found += [alike[start : start + size] for start in range(0, len(alike), size)]
     return found
 

@@ -118,7 +118,7 @@ def _child(order: dict[str, Any], rank: int, port: int) -> None:
         code = 0
     except SystemExit as error:
         code = int(error.code or 0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a forked child must never return into its parent
         import traceback
 
         traceback.print_exc()
@@ -145,9 +145,11 @@ def _serve() -> None:
             if child == 0:
                 _child(order, rank, port)
             pids.append(child)
-        print(json.dumps(pids), flush=True)
+        sys.stdout.write(f"{json.dumps(pids)}\n")
+        sys.stdout.flush()
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-        print(json.dumps(codes), flush=True)
+        sys.stdout.write(f"{json.dumps(codes)}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ parallel = "fsdp2"
 num_processes = 2
 """
 LAUNCHERS = {
-    "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"],
 }
 

@@ -56,8 +56,8 @@ class Processes:
             dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
         except ValueError as error:
             raise ConfigError(
-                "train.parallel wants several processes: torchrun --nproc-per-node 2 -m "
-                f"pyvision_rl.cli.main VERB CONFIG, or accelerate launch ({error})"
+                "train.parallel wants several processes: torchrun --standalone --nproc-per-node 2 "
+                f"-m pyvision_rl.cli.main VERB CONFIG, or accelerate launch ({error})"
             ) from error
         self._commands = dist.new_group(backend="gloo", timeout=_FOREVER)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()

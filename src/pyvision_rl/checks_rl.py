@@ -38,6 +38,10 @@ def check_training(config: Config) -> None:
             f"selection.min_survivors = {least} is above rollout.group_size = {size}: no group "
             "would ever be trained on"
         )
+    if config.train.parallel != "none":
+        from pyvision_rl.checks_parallel import check_parallel
+
+        check_parallel(config)
     train = config.train
     if config.selection.carry_over and train.old_logprobs == "learner" and not train.tis_cap:
         raise ConfigError(

@@ -23,6 +23,10 @@ def check_stages(config: Config) -> None:
     """Raise ConfigError if the stages cannot be run, before anything is loaded."""
     if not config.sft.stages:
         raise ConfigError("sft.stages is empty: nothing to do")
+    if config.train.parallel != "none":
+        from pyvision_rl.checks_parallel import check_parallel
+
+        check_parallel(config)
     for index, stage in enumerate(config.sft.stages):
         check_stage(config, index)
         compile_rules(stage.token_weights, f"sft.stages[{index}]")
@@ -44,6 +48,11 @@ def check_stage(config: Config, index: int) -> None:
                     "its sources by weight"
                 )
     _check_measures(config, stage, where)
+    if stage.ema_decay and config.train.parallel != "none":
+        raise ConfigError(
+            f"{where}.ema_decay = {stage.ema_decay} is for one process: no process of "
+            f'train.parallel = "{config.train.parallel}" keeps a mean of the weights'
+        )
     if stage.stop_when == "probe":
         _check_probe(config, stage, where)
 

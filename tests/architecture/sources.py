@@ -28,6 +28,7 @@ def unit_of(module: str) -> str:
     first = module.split(".")[0]
     parts = {
         "checks_media": "checks",
+        "checks_parallel": "checks",
         "checks_rl": "checks",
         "checks_sandbox": "checks",
         "checks_sft": "checks",

@@ -427,3 +427,13 @@ def test_an_architecture_is_read_from_a_saved_model(tiny) -> None:
     assert count(architecture, TrainConfig()).total == sum(
         p.numel() for p in model.module.parameters()
     )
+
+
+def test_processes_that_share_a_model_hold_a_piece_each_and_process_0_a_whole_one_besides() -> None:
+    # An eighth of gradients and optimizer above; of the weights 16,584,333,312 * (1 + 1/8).
+    shared = _parts("Qwen/Qwen2.5-VL-7B-Instruct", parallel="fsdp2", num_processes=8)
+    assert shared.weights == 18_657_374_976
+    assert shared.gradients == 1_903_904_128
+    assert shared.optimizer == 3_807_808_256
+    alone = _parts("Qwen/Qwen2.5-VL-7B-Instruct")
+    assert _parts("Qwen/Qwen2.5-VL-7B-Instruct", parallel="ddp", num_processes=8) == alone

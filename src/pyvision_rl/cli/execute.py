@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
@@ -91,6 +91,8 @@ class Job:
     out: Path
     resume: Path | None
     report: Callable[[str], None]
+    learner: dict[str, Any] = field(default_factory=dict)
+    """``learner`` of ``run_rl`` and ``run_sft``, where it is not theirs."""
 
 
 class InterruptedRun(KeyboardInterrupt):
@@ -150,10 +152,27 @@ def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: s
     if options.dry_run:
         _show_plan(name, options, config, source)
         return
+    if config.train.parallel != "none" and name in ("rl", "sft"):
+        from pyvision_rl.cli.parallel import together
+
+        together(config, lambda made: _run(name, options, config, source, made, work, then))
+    else:
+        _run(name, options, config, source, {}, work, then)
+
+
+def _run(
+    name: str,
+    options: Options,
+    config: Config,
+    source: Path,
+    learner: dict[str, Any],
+    work: Callable[[Job], Any],
+    then: str,
+) -> None:
     with _run_folder(name, options, source) as out:
         try:
             with Reporter(Console(stderr=True), name) as report:
-                result = work(Job(config, out, options.resume, report))
+                result = work(Job(config, out, options.resume, report, learner))
         except KeyboardInterrupt as error:
             hint = f"; go on with: pvrl {name} --resume {out}" if can_go_on(name, out) else ""
             raise InterruptedRun(f"interrupted{hint}") from error

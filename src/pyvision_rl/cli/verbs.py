@@ -127,14 +127,14 @@ def _sft(job: Job) -> Any:
     """Fine-tune on pairs, scripts, trajectories or conversations, in the stages of [sft]."""
     from pyvision_rl.train.sft import run_sft
 
-    return run_sft(job.config, job.out, resume=job.resume, report=job.report)
+    return run_sft(job.config, job.out, resume=job.resume, report=job.report, **job.learner)
 
 
 def _rl(job: Job) -> Any:
     """Train with reinforcement learning."""
     from pyvision_rl.train.rl import run_rl
 
-    return run_rl(job.config, job.out, resume=job.resume, report=job.report)
+    return run_rl(job.config, job.out, resume=job.resume, report=job.report, **job.learner)
 
 
 probe = _plain("probe", _probe, "pvrl rl {config} --set policy.model={model}")

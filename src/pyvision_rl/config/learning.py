@@ -121,6 +121,15 @@ class TrainConfig(Section):
     master_weights: bool = False
     """With a 16-bit ``policy.dtype``: the optimizer moves a float32 copy of what is trained, and
     the network gets it rounded. Without it updates below a weight's precision are lost."""
+    parallel: Literal["none", "ddp", "fsdp2"] = "none"
+    """How the processes that a launcher started share an update (docs/training.md). ddp: each holds
+    the whole network, gradients and optimizer. fsdp2: each holds a piece of them, and process 0 a
+    whole network besides, which samples and is saved. none: there is one process."""
+    parallel_timeout_s: float = Field(600.0, gt=0)
+    """How long processes wait for one another inside an update before the run ends."""
+    num_processes: int = Field(0, ge=0)
+    """What ``--dry-run`` counts with; 0 takes as many as the launcher starts, any other number
+    must be that."""
     memory_check: Literal["refuse", "warn", "off"] = "refuse"
     """Before a run: what to do if weights, gradients and optimizer alone are more than the memory
     of the device (docs/models.md)."""

@@ -62,7 +62,7 @@ class Pass:
 
 
 def fixed(architecture: Architecture, config: Config, verb: str) -> Fixed:
-    """Return what a run of ``verb`` holds whatever its episodes are.
+    """Return what a run of ``verb`` holds whatever its episodes are, on process 0.
 
     Args:
         architecture: Of ``policy.model``.
@@ -79,10 +79,12 @@ def fixed(architecture: Architecture, config: Config, verb: str) -> Fixed:
     moments = 2 * moved.total - (moved.matrices if train.optimizer == "muon" else 0)
     copies = moved.total * 4 if train.master_weights and own < 4 else 0
     averaged = verb == "sft" and any(stage.ema_decay for stage in config.sft.stages)
+    weights, pieces = sizes.total * width + sizes.adapters * 4, _pieces(train)
     return Fixed(
-        weights=sizes.total * width + sizes.adapters * 4,
-        gradients=moved.total * own,
-        optimizer=moments * state + copies,
+        # Process 0 holds its piece beside the whole network that samples.
+        weights=weights + (-(-weights // pieces) if train.parallel == "fsdp2" else 0),
+        gradients=-(-moved.total * own // pieces),
+        optimizer=-(-(moments * state + copies) // pieces),
         reference=sizes.total * width if verb == "rl" and train.kl_coefficient else 0,
         averages=moved.total * own if averaged else 0,
     )
@@ -136,9 +138,15 @@ def stepping(architecture: Architecture, config: Config) -> int:
     train = config.train
     moved = trained(architecture, train).total
     own = 4 if train.lora_rank else dtype_bytes(config)
+    moved = -(-moved // _pieces(train))
     if train.master_weights and own < 4:
         return 2 * 4 * min(moved, _MASTER_PART)
     return moved * own
+
+
+def _pieces(train: TrainConfig) -> int:
+    """Return the processes that share what is trained; 1 where each holds all of it."""
+    return max(1, train.num_processes) if train.parallel == "fsdp2" else 1
 
 
 def cache(architecture: Architecture, config: Config, rows: int, kept: int, tokens: int) -> int:

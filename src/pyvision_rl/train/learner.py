@@ -3,7 +3,7 @@
 In: a ``Batch`` or SFT ``Example`` records. Out: changed weights, and ``UpdateStats`` or
 ``SftStats``. An RL step is one optimizer step, or several where the config asks for minibatches or
 epochs. Either the step is made whole or the weights stay as they were and an error is raised. Runs
-in one process. Does not sample, select, log or save.
+in one process (``parallel`` builds on it). Does not sample, select, log or save.
 
 Axes: B rows, T tokens, N targets of a micro-batch in row order.
 """
@@ -55,13 +55,15 @@ class SftStats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Share:
+class Share:
     """One micro-batch's part of an optimizer step."""
 
     loss: Tensor
     sums: tuple[float, ...]
     """Diagnostics summed over targets."""
     drift_N: Tensor | None = None
+    rows: tuple[int, ...] = ()
+    """Of the micro-batch, once it went backward."""
 
 
 class Learner:
@@ -90,7 +92,8 @@ class Learner:
             reference: Frozen policy of the KL term; RL with ``config.kl_coefficient`` needs one.
 
         Raises:
-            ConfigError: The device cannot do ``mixed_precision``, or there are several processes.
+            ConfigError: The device cannot do ``mixed_precision``, or processes were started for
+                nothing.
         """
         self.model = model
         self.config = config
@@ -143,7 +146,7 @@ class Learner:
         mismatches: list[Tensor] = []
         outcomes: list[Outcome] = []
         with self._all_or_nothing(len(plan) * config.epochs):
-            plan = [[self._prepared(m, temperature, mismatches) for m in part] for part in plan]
+            plan = self._prepare(plan, temperature, mismatches)
             for part in plan * config.epochs:
                 outcomes.append(self._policy_step(part, temperature))
         self.step += 1
@@ -234,6 +237,11 @@ class Learner:
 
         return whole_or_nothing(self.optimizers)
 
+    def _prepare(
+        self, plan: Sequence[Sequence[MicroBatch]], temperature: float, mismatches: list[Tensor]
+    ) -> list[list[MicroBatch]]:
+        return [[self._prepared(m, temperature, mismatches) for m in part] for part in plan]
+
     def _prepared(
         self, micro: MicroBatch, temperature: float, mismatches: list[Tensor]
     ) -> MicroBatch:
@@ -262,24 +270,24 @@ class Learner:
             num_micro_batches=sum(n > 0 for n in targets),
         )
 
-        def share(micro: MicroBatch) -> _Share:
+        def share(micro: MicroBatch) -> Share:
             logprobs_BT, entropy_N = self._score(micro, temperature)
             loss_BT = token_losses(logprobs_BT, micro, self.config)
             sums, drift_N = diagnose(logprobs_BT, entropy_N, micro, self.config)
-            return _Share(losses.aggregate(loss_BT, micro.loss_mask_BT, normalizer), sums, drift_N)
+            return Share(losses.aggregate(loss_BT, micro.loss_mask_BT, normalizer), sums, drift_N)
 
         return self._make_step(micro_batches, share)
 
-    def _supervised_share(self, micro: MicroBatch, total_weight: float) -> _Share:
+    def _supervised_share(self, micro: MicroBatch, total_weight: float) -> Share:
         logprobs_BT, _ = self._score(micro, 1.0)
         loss = losses.weighted_cross_entropy(logprobs_BT, micro.weights_BT, total_weight)
-        return _Share(loss, (-float(logprobs_BT.detach().sum()),))
+        return Share(loss, (-float(logprobs_BT.detach().sum()),))
 
     def _score(self, micro: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
         return score(self.model, micro, temperature, self.logits_per_chunk)
 
     def _make_step(
-        self, micro_batches: Sequence[MicroBatch], share: Callable[[MicroBatch], _Share]
+        self, micro_batches: Sequence[MicroBatch], share: Callable[[MicroBatch], Share]
     ) -> Outcome:
         """Sum the gradients of all micro-batches, check them, and move the weights once."""
         factor = lr_factor(
@@ -306,8 +314,8 @@ class Learner:
         )
 
     def _gradients(
-        self, micro_batches: Sequence[MicroBatch], share: Callable[[MicroBatch], _Share]
-    ) -> tuple[list[_Share], float]:
+        self, micro_batches: Sequence[MicroBatch], share: Callable[[MicroBatch], Share]
+    ) -> tuple[list[Share], float]:
         """Leave clipped, finite gradients in the parameters; return the shares and their norm."""
         scaler = self.accelerator.scaler
         for _ in range(1 if scaler is None else _MAX_SCALE_DROPS):
@@ -323,21 +331,24 @@ class Learner:
                 return shares, grad_norm
             if scaler is not None:
                 scaler.update()
-        raise TrainError(
-            f"step {self.step + 1}: the gradient norm is {grad_norm}; the weights are unchanged"
-        )
+        raise self._no_norm(grad_norm)
 
-    def _backward(self, micro: MicroBatch, share: Callable[[MicroBatch], _Share]) -> _Share:
+    def _backward(self, micro: MicroBatch, share: Callable[[MicroBatch], Share]) -> Share:
         with self.accelerator.autocast():
             part = share(micro)
         loss = float(part.loss.detach())
         if not math.isfinite(loss):
-            raise TrainError(
-                f"step {self.step + 1}: the loss of samples {list(micro.rows)} is {loss}; "
-                "the weights are unchanged"
-            )
+            raise self._not_finite(micro.rows, loss)
         self.accelerator.backward(part.loss)
         return replace(part, loss=part.loss.detach())
+
+    def _not_finite(self, rows: Sequence[int], loss: float) -> TrainError:
+        text = f"step {self.step + 1}: the loss of samples {list(rows)} is {loss}"
+        return TrainError(f"{text}; the weights are unchanged")
+
+    def _no_norm(self, norm: float) -> TrainError:
+        text = f"step {self.step + 1}: the gradient norm is {norm}"
+        return TrainError(f"{text}; the weights are unchanged")
 
     @contextmanager
     def _training(self) -> Iterator[None]:
@@ -375,8 +386,8 @@ def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
         raise ConfigError(
             f"train.mixed_precision = {config.mixed_precision!r} on {device.type}: {error}"
         ) from error
-    if accelerator.num_processes > 1:
+    if accelerator.num_processes > 1 and config.parallel == "none":
         raise ConfigError(
-            f"the learner runs in one process; it was started in {accelerator.num_processes}"
+            f'train.parallel = "none" is one process; {accelerator.num_processes} were started'
         )
     return accelerator

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 import torch
+import torch.distributed as dist
 
 from pyvision_rl.config import Config
 from pyvision_rl.sizes.machine import memory_limit
@@ -27,6 +28,9 @@ def require_memory(verb: str, config: Config) -> None:
     size, name = _device(config.policy.device)
     if size is None:
         return
+    if dist.is_available() and dist.is_initialized():
+        train = config.train.model_copy(update={"num_processes": dist.get_world_size()})
+        config = config.model_copy(update={"train": train})
     if remark := require_fit(verb, config, size, name):
         _log.warning("%s", remark)
 

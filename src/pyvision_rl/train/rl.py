@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config
@@ -38,9 +38,6 @@ from pyvision_rl.train.journal import Journal
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.task_stream import TaskStream
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, slots=True)
 class RlResult:
@@ -64,10 +61,11 @@ def run_rl(
     *,
     resume: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
+    learner: Callable[..., Learner] = Learner,
 ) -> RlResult:
     """Run RL from ``policy.model``, or go on from the last checkpoint of ``resume``.
 
-    A run that was killed before its first checkpoint starts over.
+    A run that was killed before its first checkpoint starts over. ``learner`` makes what trains.
 
     Raises:
         ConfigError: The policy can be given no weights, or is greedy; sections do not fit; or a
@@ -89,7 +87,7 @@ def run_rl(
     check_lines(out, begun)
     require_memory("rl", config)
     with assemble(_started(config, start)) as assembly:
-        learner, collector = _parts(config, assembly, start, out)
+        trainer, collector = _parts(assembly, start, out, learner)
         ids = start.extra.get("trackers", {}) if start else {}
         with (
             RunWriter(out, config, "rl", None if resume is None else begun) as writer,
@@ -102,7 +100,7 @@ def run_rl(
             drop_after(out / "checkpoints", begun)
             if start:
                 arrange(out, begun, config.train, journal.best_step)
-            step = _loop(assembly, learner, collector, journal, begun, stop)
+            step = _loop(assembly, trainer, collector, journal, begun, stop)
     if stop.received and step < config.train.steps and not journal.ended:
         raise Interrupted(stop.exit_code, f"pvrl rl --resume {out}")
     best = out / "best"
@@ -135,10 +133,10 @@ def _started(config: Config, start: Checkpoint | None) -> Config:
 
 
 def _parts(
-    config: Config, assembly: Assembly, start: Checkpoint | None, out: Path
+    assembly: Assembly, start: Checkpoint | None, out: Path, make: Callable[..., Learner]
 ) -> tuple[Learner, Collector]:
     """Return learner and collector, in the state that the checkpoint holds."""
-    model = assembly.model
+    config, model = assembly.config, assembly.model
     if model is None:
         from pyvision_rl.train.vllm_sync import join
 
@@ -152,7 +150,7 @@ def _parts(
         from pyvision_rl.train.adapting import adapt
 
         adapt(model, config, start)
-    learner = _learner(config, model)
+    learner = _learner(config, model, make)
     seed_rng(derive_seed(config.seed, "generators"))
     if start and start.learner:
         learner.load_state_dict(start.learner)
@@ -161,7 +159,7 @@ def _parts(
     return learner, collector
 
 
-def _learner(config: Config, model: VisionLanguageModel) -> Learner:
+def _learner(config: Config, model: VisionLanguageModel, make: Callable[..., Learner]) -> Learner:
     reference = None
     if config.train.kl_coefficient:
         from pyvision_rl.train.reference import load_reference
@@ -169,7 +167,7 @@ def _learner(config: Config, model: VisionLanguageModel) -> Learner:
         named = config.train.kl_reference
         # A resumed run's policy is its checkpoint; the start is where the config says.
         reference = load_reference(config.policy.model if named == "start" else named, model)
-    return Learner(model, config.train, seed=config.seed, reference=reference)
+    return make(model, config.train, seed=config.seed, reference=reference)
 
 
 def _loop(

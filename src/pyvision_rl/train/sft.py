@@ -58,6 +58,7 @@ _MAY_DIFFER: dict[str, Any] = {
         *("micro_batch_rows", "minibatches", "epochs", "old_logprobs", "tis_cap"),
         *("clip_low", "clip_high", "dual_clip", "loss_norm", "constant_tokens"),
         *("kl_coefficient", "kl_reference", "memory_check"),
+        *("parallel", "parallel_timeout_s", "num_processes"),
     },
     # The checkpoint holds the model; the others fit a run to its machine.
     "policy": {"model", "device", "threads", "max_batch"},
@@ -76,6 +77,7 @@ def run_sft(
     resume: Path | None = None,
     report: Callable[[str], None] | None = None,
     wire: Wire | None = None,
+    learner: Callable[..., Learner] = Learner,
 ) -> SftResult:
     """Run all stages and return where the result lies.
 
@@ -85,6 +87,7 @@ def run_sft(
         resume: The run folder to go on in, or one of its checkpoints.
         report: Receives a line for people now and then.
         wire: Makes the parts; None takes the package's own.
+        learner: Makes what trains a stage.
 
     Raises:
         ConfigError: The config cannot be run.
@@ -100,7 +103,7 @@ def run_sft(
         if start is not None:
             drop_after(out / "checkpoints", start.step)
             restore_rng(start.rng)
-        return _Run(config, out, parts, report or (lambda _: None), start).run()
+        return _Run(config, out, parts, report or (lambda _: None), start, learner).run()
 
 
 class _Run:
@@ -113,7 +116,9 @@ class _Run:
         parts: SftParts,
         report: Callable[[str], None],
         start: Checkpoint | None,
+        learner: Callable[..., Learner],
     ) -> None:
+        self.make = learner
         self.config, self.out, self.parts, self.report = config, out, parts, report
         self.folder = out / "checkpoints"
         self.at = Progress() if start is None else Progress(**start.extra["progress"])
@@ -136,7 +141,7 @@ class _Run:
         return SftResult(final, self.at.step, self.loss, self.distance, self.held_out_nll)
 
     def _stage(self, stage: SftStageConfig, data: StageData, stop: StopSignal) -> None:
-        learner = _learner(self.parts.model, self.config, stage, data.num_steps)
+        learner = _learner(self.make, self.parts.model, self.config, stage, data.num_steps)
         self.held_out_nll = None
         if self.learner_state is not None:
             learner.load_state_dict(self.learner_state)
@@ -310,7 +315,11 @@ class _Measured:
 
 
 def _learner(
-    model: VisionLanguageModel, config: Config, stage: SftStageConfig, num_steps: int
+    make: Callable[..., Learner],
+    model: VisionLanguageModel,
+    config: Config,
+    stage: SftStageConfig,
+    num_steps: int,
 ) -> Learner:
     options: dict[str, Any] = {
         "total_steps": num_steps,
@@ -319,7 +328,7 @@ def _learner(
     }
     if stage.ema_decay:
         return AveragingLearner(model, config.train, decay=stage.ema_decay, **options)
-    return Learner(model, config.train, **options)
+    return make(model, config.train, **options)
 
 
 def _as_kept(learner: Learner) -> AbstractContextManager[None]:

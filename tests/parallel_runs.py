@@ -1,0 +1,156 @@
+"""Several processes of one run: a process that has imported everything forks them.
+
+Started as ``python -m tests.parallel_runs``. In, on stdin: one JSON object per line with ``size``,
+``stderr`` (a file) and either ``argv`` of ``pvrl`` or ``steps``, a file of scenarios (see
+``tests.parallel_steps``). Out, on stdout: the process ids, and at their end the exit codes. A
+launcher such as torchrun sets the same variables; the children only start in a moment instead of
+in twenty seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+ROOT = Path(__file__).parents[1]
+
+
+class Runner:
+    """Starts runs, one at a time; a context manager."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.parallel_runs"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self,
+        size: int,
+        stderr: Path,
+        *,
+        argv: Sequence[object] = (),
+        steps: Path | None = None,
+        when: Callable[[], bool] = lambda: False,
+        do: Callable[[list[int]], None] = lambda _: None,
+    ) -> list[int]:
+        """Run until all processes ended; ``do`` receives their ids once ``when`` says so.
+
+        Returns:
+            The exit codes in the order of the processes; negative is the signal that ended it.
+        """
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        order = {"size": size, "stderr": str(stderr), "argv": [str(a) for a in argv]}
+        order |= {"steps": None if steps is None else str(steps)}
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        pids = json.loads(self._server.stdout.readline())
+        while any(map(_alive, pids)):
+            if when():
+                do(pids)
+                break
+            time.sleep(0.01)
+        codes: list[int] = json.loads(self._server.stdout.readline())
+        return codes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.stdout.close()
+        self._server.wait()
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process still runs; an ended one that nobody waited for is a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def _child(order: dict[str, Any], rank: int, port: int) -> None:
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+    size = str(order["size"])
+    if order["size"] > 1:
+        os.environ |= where | {"RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    log = os.open(order["stderr"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 2)
+    os.dup2(log, 1)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    code = 1
+    try:
+        if order["steps"]:
+            from tests.parallel_steps import run
+
+            run(Path(order["steps"]))
+        else:
+            from pyvision_rl.cli.main import app
+
+            app(order["argv"])
+        code = 0
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:  # noqa: BLE001 - a forked child must never return into its parent
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _serve() -> None:
+    import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
+
+    import pyvision_rl.cli.parallel
+    import pyvision_rl.models.load
+    import pyvision_rl.train.parallel
+    import pyvision_rl.train.rl
+    import pyvision_rl.train.sft  # noqa: F401
+
+    for line in sys.stdin:
+        order, port = json.loads(line), _free_port()
+        pids = []
+        for rank in range(order["size"]):
+            child = os.fork()
+            if child == 0:
+                _child(order, rank, port)
+            pids.append(child)
+        sys.stdout.write(f"{json.dumps(pids)}\n")
+        sys.stdout.flush()
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        sys.stdout.write(f"{json.dumps(codes)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -74,6 +74,7 @@ $(TRACK_STAMP): pyproject.toml
 test-peers: $(PEERS_STAMP) $(TRACK_STAMP)  ## other libraries, in environments of their own
 	@$(call timed,trackers,$(TRACK)/bin/python -m pytest -q -m peer tests/peers/test_trackers.py)
 	@$(call timed,gradients,OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -q -m peer tests/peers/test_trl.py)
+	@$(call timed,chat format,OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -q -m peer tests/peers/test_qwen_vocabulary.py)
 
 # verl's wheel brings a package named tests, which would hide ours.
 $(VERL_STAMP): pyproject.toml constraints.txt tests/peers/verl_requirements.txt

@@ -1,7 +1,7 @@
-"""What ``train.parallel`` cannot be combined with.
+"""What ``train.parallel`` and ``train.overlap`` cannot be combined with.
 
-In: a config that has it. Out: a ``ConfigError`` that names the key. Needs no torch and starts no
-process.
+In: a config that has one of them. Out: a ``ConfigError`` that names the key. Needs no torch and
+starts no process.
 """
 
 from __future__ import annotations
@@ -34,4 +34,19 @@ def check_parallel(config: Config) -> None:
         raise ConfigError(
             f"{key} has no reference policy yet: train.kl_coefficient = {train.kl_coefficient} "
             "wants one process"
+        )
+
+
+def check_overlap(config: Config) -> None:
+    """Raise ConfigError where sampling beside an update cannot be, or would train uncorrected."""
+    train = config.train
+    if config.policy.name != "vllm":
+        raise ConfigError(
+            "train.overlap samples with the weights before an update while it changes them: "
+            f'policy.name wants "vllm", got {config.policy.name!r}, whose network is the learner\'s'
+        )
+    if train.old_logprobs == "learner" and not train.tis_cap:
+        raise ConfigError(
+            'train.overlap with train.old_logprobs = "learner" wants train.tis_cap above 0: older '
+            "weights sampled the batch, and nothing else would correct for that"
         )

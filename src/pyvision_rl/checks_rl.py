@@ -43,6 +43,10 @@ def check_training(config: Config) -> None:
 
         check_parallel(config)
     train = config.train
+    if train.overlap:
+        from pyvision_rl.checks_parallel import check_overlap
+
+        check_overlap(config)
     if config.selection.carry_over and train.old_logprobs == "learner" and not train.tis_cap:
         raise ConfigError(
             'selection.carry_over with train.old_logprobs = "learner" wants train.tis_cap above 0: '

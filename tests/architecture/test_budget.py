@@ -37,7 +37,7 @@ CORE = (
 )
 """The reading order of ``docs/tour.md``."""
 MAX_CORE = 2_800
-MAX_RUN = 5_990
+MAX_RUN = 6_000
 """What a tiny run imports, without the sandbox."""
 MAX_SANDBOX = 1_750
 """The driver's side of the sandbox."""

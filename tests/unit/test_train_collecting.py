@@ -187,11 +187,13 @@ def episode(task_id: str, rollout: int, reward: float) -> Trajectory:
 MIXED, WRONG, RIGHT = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)
 
 
-def collector(*plan: tuple[float, ...], **selection: Any) -> Collector:
+def collector(
+    *plan: tuple[float, ...], make: type[Collector] = Collector, **selection: Any
+) -> Collector:
     fields = {"groups_per_step": 2, "oversample": 1.0, **selection}
-    config = Config.model_validate({"selection": fields})
+    config = Config.model_validate({"selection": fields, "train": {"steps": 3}})
     rolled = Rolled(config, list(plan))
-    return Collector(rolled, stream("abcdefgh"))  # type: ignore[arg-type]
+    return make(rolled, stream("abcdefgh"))  # type: ignore[arg-type]
 
 
 def test_rounds_end_when_enough_groups_survive_and_are_bounded() -> None:

@@ -84,6 +84,36 @@ def test_a_run_publishes_every_update_and_both_engines_agree(
     assert [p.name for p in (tmp_path / "run" / "vllm").iterdir()] == ["pvrl-weights-000001"]
 
 
+def test_sampling_ahead_is_one_update_behind_and_never_meets_a_reload(
+    made: tuple[Path, Any], tmp_path: Path
+) -> None:
+    train = {"learning_rate": 2e-3, "steps": 3, "save_every": 3, "overlap": True}
+    with served(made) as server:
+        run_rl(config(made[0], server, train=train), tmp_path / "run")
+        paths = [p.partition("?")[0] for p in server.paths()]
+    reader = RunReader(tmp_path / "run")
+    # Update 1 ran beside the sampling of step 2, update 2 beside that of step 3.
+    versions = [
+        {turn.policy_version for s in reader.trajectories(step) for turn in s.trajectory.turns}
+        for step in (1, 2, 3)
+    ]
+    assert versions == [{0}, {0}, {1}]
+    assert [line["train_mismatch"] > 1e-4 for line in reader.metrics()] == [False, True, True]
+    assert all(line["sync_gap_max"] < 1e-4 for line in reader.metrics())
+    spans = " ".join(paths).split("/pause")[1:]
+    assert len(spans) == 3
+    assert not any("/generate" in span.partition("/resume")[0] for span in spans)
+    plain = config(made[0], server, train=train | {"overlap": False})
+    with served(made) as server:
+        options = plain.policy.options | {"url": server.url}
+        policy = plain.policy.model_copy(update={"options": options})
+        run_rl(plain.model_copy(update={"policy": policy}), tmp_path / "plain")
+    other = RunReader(tmp_path / "plain")
+    for step in (1, 2, 3):
+        ids = [[s.trajectory.task_id for s in r.trajectories(step)] for r in (reader, other)]
+        assert ids[0] == ids[1], "the tasks of a step do not depend on when it is sampled"
+
+
 @pytest.mark.parametrize("reload", ["keeps_old", "mixed"])
 def test_a_wrong_reload_stops_the_run(made: tuple[Path, Any], tmp_path: Path, reload: str) -> None:
     with (

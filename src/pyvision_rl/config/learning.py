@@ -121,6 +121,9 @@ class TrainConfig(Section):
     master_weights: bool = False
     """With a 16-bit ``policy.dtype``: the optimizer moves a float32 copy of what is trained, and
     the network gets it rounded. Without it updates below a weight's precision are lost."""
+    overlap: bool = False
+    """Sample step n + 1 while step n's update runs, with weights that are one update old
+    (docs/vllm.md); for ``policy.name = "vllm"``. Nothing older is ever trained on for it."""
     parallel: Literal["none", "ddp", "fsdp2"] = "none"
     """How the processes that a launcher started share an update (docs/training.md). ddp: each holds
     the whole network, gradients and optimizer. fsdp2: each holds a piece of them, and process 0 a

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pyvision_rl.advantages import assign
 from pyvision_rl.assemble import Assembly
@@ -18,6 +18,8 @@ from pyvision_rl.rollout import derive_seed
 from pyvision_rl.selection import num_usable, num_wanted, select
 from pyvision_rl.train.task_stream import TaskStream
 from pyvision_rl.types import Batch, Candidate, Group
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,10 @@ class Collector:
 
             shortage = explain(groups, batch, config, step, rounds, self._empty_steps)
         return Collected(tuple(groups), batch, tuple(c.group for c in carried), shortage)
+
+    def beside(self, work: Callable[[], Made], step: int, stopped: Callable[[], bool]) -> Made:
+        """Return what ``work``, the update of ``step``, makes; nothing is sampled meanwhile."""
+        return work()
 
     def skipped(self) -> list[tuple[str, str]]:
         """Return (event, reason) of every task skipped since the last call."""

@@ -37,6 +37,10 @@ class StopSignal:
         """The signal's number; None while there was none."""
         self._previous: dict[signal.Signals, object] = {}
 
+    def asked(self) -> bool:
+        """Return whether a signal came."""
+        return self.received is not None
+
     @property
     def exit_code(self) -> int:
         """What a shell expects of a process ended by the signal: 130 or 143."""

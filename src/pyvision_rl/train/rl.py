@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,10 @@ def _parts(
     check = assembly.harness.prompts.prompt
     count, caps = num_tasks(tasks, config.tasks), config.selection.max_per_round
     stream = TaskStream(tasks, count, seed, check=check, max_per_round=caps)
-    collector = Collector(assembly, stream)
+    make_collector = Collector
+    if config.train.overlap:
+        from pyvision_rl.train.ahead import AheadCollector as make_collector
+    collector = make_collector(assembly, stream)
     if config.train.lora_rank:
         from pyvision_rl.train.adapting import adapt
 
@@ -192,6 +196,8 @@ def _loop(
             saved = step
     if saved < step:
         _save(assembly.config, learner, collector, journal, step)
+    for name, text in collector.skipped():
+        journal.event(name, text, step)
     if step < train.steps and journal.ended:
         journal.report(f"ended after step {step}: {journal.ended}")
     return step
@@ -228,7 +234,7 @@ def _train_step(
     policy: Any = assembly.harness.policy
     synced = policy.set_version(step - 1) or {}
     began = time.perf_counter()
-    collected = collector.collect(step, lambda: stop.received is not None)
+    collected = collector.collect(step, stop.asked)
     if collected is None:
         journal.event("dropped_step", f"step {step}: stopped between rounds; made again", step)
         return False
@@ -244,7 +250,8 @@ def _train_step(
     numbers = rollout_metrics(groups) | selection_metrics(groups, batch, collected.carried_in)
     numbers |= shares(numbers) | synced
     if batch.samples:
-        stats = learner.update(batch, config.policy.temperature)
+        update = partial(learner.update, batch, config.policy.temperature)
+        stats = collector.beside(update, step, stop.asked)
         known = {k: v for k, v in asdict(stats).items() if k != "step" and v is not None}
         numbers |= {f"train_{k}": v for k, v in known.items()}
     else:

@@ -58,7 +58,7 @@ _MAY_DIFFER: dict[str, Any] = {
         *("micro_batch_rows", "minibatches", "epochs", "old_logprobs", "tis_cap"),
         *("clip_low", "clip_high", "dual_clip", "loss_norm", "constant_tokens"),
         *("kl_coefficient", "kl_reference", "memory_check"),
-        *("parallel", "parallel_timeout_s", "num_processes"),
+        *("parallel", "parallel_timeout_s", "num_processes", "overlap"),
     },
     # The checkpoint holds the model; the others fit a run to its machine.
     "policy": {"model", "device", "threads", "max_batch"},

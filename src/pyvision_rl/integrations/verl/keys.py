@@ -106,6 +106,7 @@ IDLE: dict[str, str] = {
     "rollout.schedule": "episodes go at their own pace; no claim of equal bits",
     "rollout.max_live_episodes": "all of a round are under way; policy.max_batch bounds decoding",
     "train.memory_check": "what fits is verl's to say",
+    "train.overlap": "verl's synchronous trainer samples between updates",
     "train.parallel": "verl's own FSDP engine shares the update over its GPUs",
     "train.parallel_timeout_s": "likewise",
     "train.num_processes": "likewise: trainer.n_gpus_per_node is the count there",

@@ -137,7 +137,7 @@ def _write_openai(episodes: Episodes, out: Path, counts: Counts, *, data_urls: b
             written[media.sha256] = _copied(media, out / "images")
         return written[media.sha256]
 
-    # Half a surrogate pair, which a model may write, is no UTF-8: as "\\ud800" it is JSON.
+    # Half a surrogate pair, which a model may write, is no UTF-8: as "\ud800" it is JSON.
     with (out / "messages.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as lines:
         for _, saved in episodes:
             messages = [_openai(m, address, counts) for m in saved.trajectory.messages]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -112,7 +111,7 @@ def saved_file(sha256: str, folder: Path) -> Path | None:
     may lead anywhere, is no picture.
     """
     file = folder / f"{sha256}.png"
-    named = re.fullmatch("[0-9a-f]{64}", sha256) is not None
+    named = len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
     return file if named and file.is_file() and not file.is_symlink() else None
 
 

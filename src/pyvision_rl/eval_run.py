@@ -26,6 +26,7 @@ from pyvision_rl.evaluation_steps import (
     grade_again,
     steps_of,
     survey,
+    whole_parts,
 )
 from pyvision_rl.runs import RunWriter, read_info
 from pyvision_rl.same_config import HOW_MUCH_IS_GRADED, other_sections
@@ -59,7 +60,9 @@ def run_eval(
         check_same_data(resume, config)
     choice = choose(config)
     steps = steps_of(config, choice)
-    found = survey(resume, steps, retry_failed=retry_failed) if resume else Survey(len(steps))
+    found = Survey(len(steps))
+    if resume:
+        found = survey(resume, steps, retry_failed=retry_failed, whole=whole_parts(config))
     unclosed = [s for s in steps if s.number not in found.closed]
     graded = grade_again(config, out, unclosed, report) if found.ungraded else {}
     progress = Progress(report, len(choice.indices) * config.eval.samples, found.present)

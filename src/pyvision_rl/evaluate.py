@@ -73,7 +73,7 @@ class Score:
     """Counted as wrong."""
     accuracy: float | None
     accuracy_se: float | None
-    """Standard error over tasks (each task's samples averaged first)."""
+    """Standard error over tasks (each task's samples averaged first); None below two tasks."""
     tool_calls: float | None
     tool_share: float | None
     """Share of episodes with at least one call that ran."""
@@ -81,7 +81,7 @@ class Score:
     sampled_tokens: float | None
     usage: Mapping[str, float] = field(default_factory=dict)
     """What was given and seen, by the names of ``usage.NUMBERS``: means over tasks, and their
-    standard errors under ``..._se``. Without those that no episode has."""
+    standard errors under ``..._se``. Without those that no episode has, or one task alone."""
 
     def to_json(self) -> dict[str, object]:
         """Return plain JSON values, those of ``usage`` beside the others."""
@@ -134,7 +134,8 @@ def score(items: Sequence[Judged | Sample]) -> Score:
     for name in NUMBERS:
         if values := _task_means((s.task, s.numbers[name]) for s in usable if name in s.numbers):
             use[name] = math.fsum(values) / len(values)
-            use[f"{name}_se"] = standard_error(values)
+            error = standard_error(values)
+            use |= {} if error is None else {f"{name}_se": error}
 
     def mean(values: Iterable[float]) -> float | None:
         return math.fsum(values) / len(usable) if usable else None
@@ -145,7 +146,7 @@ def score(items: Sequence[Judged | Sample]) -> Score:
         ungraded=len(items) - len(usable),
         failed=sum(s.end is EndReason.FAILED for s in usable),
         accuracy=math.fsum(means) / len(means) if means else None,
-        accuracy_se=standard_error(means) if means else None,
+        accuracy_se=standard_error(means),
         tool_calls=mean(s.numbers["tool_calls"] for s in usable),
         tool_share=mean(float(s.numbers["tool_calls"] > 0) for s in usable),
         answered=mean(float(s.end is EndReason.ANSWERED) for s in usable),
@@ -162,10 +163,10 @@ def _task_means(values: Iterable[tuple[str, float]]) -> list[float]:
     return [math.fsum(v) / len(v) for v in by_task.values()]
 
 
-def standard_error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean; 0.0 for fewer than two values."""
+def standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean; None for fewer than two values, which tell of none."""
     if len(values) < 2:
-        return 0.0
+        return None
     mean = math.fsum(values) / len(values)
     variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
     return math.sqrt(variance / len(values))

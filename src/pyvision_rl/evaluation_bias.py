@@ -111,12 +111,15 @@ def _audit(size: int, tasks: Sequence[Sequence[Item]], seed: int) -> dict[str, A
     ]
     # Who answered no letter preferred none: his items say nothing of it.
     told = answered.sum(axis=1) > 0
+    # Nor does a sample without one beside others that have one: each item weighs as much as its
+    # right letter.
+    shares = answered[told] / answered[told].sum(axis=1, keepdims=True)
     return {
         "options": size,
         "items": len(tasks),
         "no_letter": none,
         "letters": [asdict(letter) for letter in table],
-        "p_answered": margins_test((right - answered)[told], seed=seed) if told.any() else None,
+        "p_answered": margins_test(right[told] - shares, seed=seed) if told.any() else None,
         "p_accuracy": spread_test(gold, rights, seed=seed) if len(set(gold)) > 1 else None,
         "method": METHOD,
     }

@@ -19,7 +19,7 @@ from pyvision_rl.errors import RunError
 from pyvision_rl.evaluation_items import Item
 from pyvision_rl.evaluation_numbers import Interval, bootstrap, margins_test, mcnemar
 from pyvision_rl.evaluation_page import number, share
-from pyvision_rl.evaluation_reading import read_items
+from pyvision_rl.evaluation_reading import Episodes, read_items
 from pyvision_rl.present import markdown
 from pyvision_rl.study.statistics import paired_test
 
@@ -67,6 +67,8 @@ class Comparison:
     overall: Part
     categories: Mapping[str, Part]
     left_out: LeftOut
+    superseded: int
+    """Episodes of both runs in whose place a later one of the same sample was compared."""
     ids: Mapping[str, tuple[str, ...]]
     """By ``FLIPS``: the items."""
 
@@ -87,7 +89,7 @@ class Comparison:
                 f"A: {self.a}\nB: {self.b}\n",
                 markdown(head, lines),
                 f"Test: {self.overall.test}. Interval: {interval.method if interval else 'none'}.",
-                f"Left out: {left}.\n",
+                f"Left out: {left}; superseded episodes {self.superseded}.\n",
                 *told,
             ]
         )
@@ -117,7 +119,8 @@ def compare(a: Path, b: Path, *, common: bool = False) -> Comparison:
     Raises:
         RunError: A folder cannot be read, or the runs are of different tasks.
     """
-    first, second = _by_key(read_items(a)), _by_key(read_items(b))
+    runs = Episodes(a), Episodes(b)
+    first, second = (_by_key(read_items(run)) for run in runs)
     shared = [key for key in first if key in second]
     same = [key for key in shared if _content(first[key]) == _content(second[key])]
     pairs = [p for key in same if (p := _pair(key, first[key], second[key])) is not None]
@@ -145,6 +148,7 @@ def compare(a: Path, b: Path, *, common: bool = False) -> Comparison:
         _part(pairs),
         {name: _part([p for p in pairs if p.category == name]) for name in categories},
         left,
+        sum(run.superseded for run in runs),
         {name: tuple(found) for name, found in ids.items()},
     )
 

@@ -49,6 +49,8 @@ class Counts:
     """Of ``images``: those whose pixels the run did not keep."""
     skipped: int = 0
     """Lines of the run that a kill had cut."""
+    superseded: int = 0
+    """Lines of samples that were run again, whose later lines are among ``episodes``."""
 
     def to_json(self) -> Json:
         """Return plain JSON values."""
@@ -83,6 +85,7 @@ def export_log(run: Path, out: Path, form: str, *, data_urls: bool = False) -> C
         else:
             _write_parquet(episodes, out, counts)
     counts.skipped = len(episodes.problems)
+    counts.superseded = episodes.superseded
     return counts
 
 
@@ -134,7 +137,8 @@ def _write_openai(episodes: Episodes, out: Path, counts: Counts, *, data_urls: b
             written[media.sha256] = _copied(media, out / "images")
         return written[media.sha256]
 
-    with (out / "messages.jsonl").open("w", encoding="utf-8") as lines:
+    # Half a surrogate pair, which a model may write, is no UTF-8: as "\ud800" it is JSON.
+    with (out / "messages.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as lines:
         for _, saved in episodes:
             messages = [_openai(m, address, counts) for m in saved.trajectory.messages]
             line = {"messages": messages, "metadata": facts_of(saved)}
@@ -247,20 +251,27 @@ def _batches(rows: Iterator[Json]) -> Iterator[list[Json]]:
 
 def _copied(media: Media, folder: Path) -> str | None:
     """Where an image lies beside the lines; None if the run did not keep it."""
-    if not isinstance(media.source, Path) or not media.source.exists():
+    file = _file(media)
+    if file is None or not file.exists():
         return None
     folder.mkdir(exist_ok=True)
-    shutil.copyfile(media.source, folder / f"{media.sha256}.png")
+    shutil.copyfile(file, folder / f"{media.sha256}.png")
     return f"images/{media.sha256}.png"
 
 
 def _pixels(media: Media) -> bytes | None:
     """An image as it lies in the run folder."""
-    if not isinstance(media.source, Path):
+    file = _file(media)
+    if file is None:
         return None
     try:
-        return media.source.read_bytes()
+        return file.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RunError(f"cannot read {media.source}: {error}") from error
+        raise RunError(f"cannot read {file}: {error}") from error
+
+
+def _file(media: Media) -> Path | None:
+    """The file of an image; a video, whose file lies anywhere, is never taken for one."""
+    return media.source if media.kind == "image" and isinstance(media.source, Path) else None

@@ -39,7 +39,7 @@ def rows(result: Json) -> list[str]:
         lines.append(_about(result) | {"part": f"suite:{name}", "accuracy": value})
     out = io.StringIO()
     csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n").writerows(lines)
-    return out.getvalue().splitlines()
+    return out.getvalue().removesuffix("\n").split("\n")
 
 
 def page(result: Json) -> str:
@@ -87,7 +87,7 @@ def _about(result: Json) -> dict[str, Any]:
     return {
         "model": sampling.get("model", ""),
         "tasks_from": suite.get("name") or tasks.get("path") or tasks.get("name", ""),
-        "protocol": suite.get("protocol", ""),
+        "protocol": suite.get("protocol") or "",
         "tools": {True: "yes", False: "no"}.get(protocol.get("tools", ""), ""),
         "samples": sampling.get("samples", ""),
     }
@@ -159,7 +159,8 @@ def _suite(result: Json) -> list[str]:
     lines = [[name, number(value)] for name, value in report["numbers"].items()]
     counts = ", ".join(f"{name} {count}" for name, count in report["counts"].items())
     return [
-        f"## {suite['name']}, protocol `{suite['protocol']}`",
+        f"## {suite['name']}, "
+        + (f"protocol `{suite['protocol']}`" if suite["protocol"] else "by no protocol of it"),
         suite["source"],
         f"Headline: **{report['headline']} = {number(report['numbers'].get(report['headline']))}** "
         f"({suite['items_of_the_run']} of {suite['items_of_the_file']} items of the file; "

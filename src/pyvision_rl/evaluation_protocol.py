@@ -22,6 +22,7 @@ from pyvision_rl.images import VisionSpec
 from pyvision_rl.rollout import Harness
 from pyvision_rl.runs import read_info
 from pyvision_rl.runs_files import replace_file
+from pyvision_rl.suites.files import digests
 from pyvision_rl.template import BUILT_IN
 from pyvision_rl.types import Message, Text
 
@@ -123,12 +124,15 @@ def data_hashes(config: Config) -> dict[str, str]:
     """Return the sha256 of each data file, by its name; empty for tasks that are made.
 
     Media are not among them: they are too many, and each has a hash in the run folder.
+
+    Raises:
+        TaskError: A file cannot be read.
     """
     section = _section(config)
     files = suite_files(section)
     if not files and section.path and Path(section.path).is_file():
         files = (Path(section.path),)
-    return {file.name: _hash(file) for file in files}
+    return digests(files)
 
 
 def text_of(messages: tuple[Message, ...]) -> list[Json]:
@@ -210,8 +214,3 @@ def _pixels(config: Config, vision: VisionSpec | None) -> Json:
         "max_pixels": config.policy.max_pixels or getattr(vision, "max_pixels", None),
         "shown_max_pixels": config.sandbox.max_pixels,
     }
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()

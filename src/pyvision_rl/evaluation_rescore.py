@@ -162,6 +162,7 @@ def _facts(
         "changed": changed,
         "other_score": rescaled,
         "skipped": list(episodes.problems),
+        "superseded": episodes.superseded,
     }
 
 
@@ -176,9 +177,14 @@ def _note_protocol(run: Path, out: Path, config: Config) -> None:
 
 
 def _link_media(source: Path, target: Path) -> None:
-    """The pictures under a second name, or copies where there are no links; they never change."""
+    """The pictures under a second name, or copies where there are no links; they never change.
+
+    What is a symbolic link stays behind: a copy of it would be a picture (``media.saved_file``).
+    """
     with writing(target):
         for file in sorted(source.glob("*")) if source.is_dir() else ():
+            if file.is_symlink():
+                continue
             try:
                 if file.suffix != ".png":
                     raise OSError("only pictures are never written again")

@@ -47,7 +47,7 @@ def write_result(
     told = result_json(config, items, result, read_protocol(folder)) | dict(more or {})
     # The JSON last: where it is, the others are.
     replace_file(folder / "row.csv", rows(told))
-    replace_file(folder / "result.md", page(told).splitlines())
+    replace_file(folder / "result.md", [page(told).removesuffix("\n")])
     replace_file(
         folder / "result.json", [json.dumps(told, indent=2, ensure_ascii=False, default=str)]
     )

@@ -78,6 +78,7 @@ class Survey:
     """Episodes to run; at least the number of chunks where nothing is known."""
     ungraded: int = 0
     present: int = 0
+    """Episodes that stay; not those of a part that is run again as a whole."""
     closed: dict[int, list[Item]] = field(default_factory=dict)
     """Chunks to which nothing is left to do."""
 
@@ -95,8 +96,19 @@ def steps_of(config: Config, choice: Choice) -> list[Step]:
     return steps
 
 
-def survey(folder: Path, steps: Sequence[Step], *, retry_failed: bool) -> Survey:
+def whole_parts(config: Config) -> bool:
+    """Return whether a part that was cut is run again as a whole (see the head of this file)."""
+    return config.rollout.schedule == "lockstep" and config.policy.name not in _ALONE
+
+
+def survey(folder: Path, steps: Sequence[Step], *, retry_failed: bool, whole: bool) -> Survey:
     """Return what is on disk; episodes are read one chunk at a time.
+
+    Args:
+        folder: The run folder.
+        steps: The chunks.
+        retry_failed: Whether a failed episode is a missing one.
+        whole: As ``whole_parts`` says.
 
     Raises:
         RunError: A file holds other episodes than the evaluation makes.
@@ -106,7 +118,8 @@ def survey(folder: Path, steps: Sequence[Step], *, retry_failed: bool) -> Survey
     missing = ungraded = present = 0
     for step in steps:
         episodes = read_episodes(step_file(folder, step.number), step.order)
-        lost = _missing(episodes, step.order, retry_failed)
+        parts = (step.places(part) for part in step.parts)
+        lost = [p for places in parts for p in _missing(episodes, places, retry_failed, whole)]
         vague = sum(map(is_ungraded, episodes.values()))
         missing, ungraded = missing + len(lost), ungraded + vague
         present += len(step.order) - len(lost)
@@ -203,9 +216,7 @@ class Runner:
         self._choice = choice
         self._progress = progress
         self._retry_failed = retry_failed
-        self._whole_parts = (
-            config.rollout.schedule == "lockstep" and config.policy.name not in _ALONE
-        )
+        self._whole_parts = whole_parts(config)
         self._assembly = assemble(_alone(config, judge_calls), scripts=self._scripts)
         try:
             self.harness: Harness = eval_harness(self._assembly)
@@ -222,9 +233,8 @@ class Runner:
             RunError: The disk refuses, or a task is another one than when it was first run.
         """
         for part in step.parts:
-            lost = set(_missing(episodes, step.places(part), self._retry_failed))
-            if lost and self._whole_parts:
-                lost = set(step.places(part))
+            places = step.places(part)
+            lost = _missing(episodes, places, self._retry_failed, self._whole_parts)
             if lost:
                 self._run_part(sorted(lost), episodes, file)
 
@@ -306,8 +316,12 @@ def finish(
     return [item_of(place[0], episodes[place]) for place in order]
 
 
-def _missing(episodes: Episodes, places: Sequence[Place], retry_failed: bool) -> list[Place]:
-    return [p for p in places if p not in episodes or (retry_failed and is_failed(episodes[p]))]
+def _missing(
+    episodes: Episodes, places: Sequence[Place], retry_failed: bool, whole: bool
+) -> list[Place]:
+    """The places of a part whose episodes are to be run."""
+    lost = [p for p in places if p not in episodes or (retry_failed and is_failed(episodes[p]))]
+    return list(places) if lost and whole else lost
 
 
 def _alone(config: Config, spent: float) -> Config:

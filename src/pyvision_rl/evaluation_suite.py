@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pyvision_rl.config import Config, TasksConfig
+from pyvision_rl.config import Config, RewardsConfig, TasksConfig
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.evaluation_items import Item
 from pyvision_rl.suites.base import Scored, Settings, Suite, protocol_name, settings_of
@@ -88,22 +88,22 @@ def asked_keys(settings: Settings) -> dict[str, float | int]:
 
 
 def with_protocol(config: Config, protocol: str) -> Config:
-    """Return the config with another protocol of its suite.
+    """Return the config with another protocol for its suite's scorer; the tasks stay as asked.
 
     Raises:
-        ConfigError: The config names no suite, or the suite has no such protocol.
+        ConfigError: The config names no suite, the suite has no such protocol, or another grader
+            than the suite's scorer grades.
     """
-    found = _suite_of(config.eval.tasks)
-    if found is None or config.eval.tasks is None:
+    found, rewards = _suite_of(config.eval.tasks), config.rewards
+    if found is None:
         raise ConfigError(f"--protocol {protocol}: the run is not of a suite; use --set rewards.…")
-    name = protocol_name(found[0], protocol)
-    tasks, rewards = config.eval.tasks, config.rewards
-    tasks = tasks.model_copy(update={"options": {**tasks.options, "protocol": name}})
-    if rewards.name == SUITE:
-        options = {**rewards.options, "protocol": name}
-        rewards = rewards.model_copy(update={"options": options})
-    section = config.eval.model_copy(update={"tasks": tasks})
-    return config.model_copy(update={"eval": section, "rewards": rewards})
+    if rewards.name != SUITE:
+        raise ConfigError(
+            f"--protocol {protocol}: rewards.name is {rewards.name!r}, which grades by no protocol "
+            f'of a suite; set rewards.name = "{SUITE}", and rewards.options as in [eval.tasks]'
+        )
+    options = {**rewards.options, "protocol": protocol_name(found[0], protocol)}
+    return config.model_copy(update={"rewards": rewards.model_copy(update={"options": options})})
 
 
 def suite_files(section: TasksConfig) -> tuple[Path, ...]:
@@ -120,12 +120,17 @@ def suite_files(section: TasksConfig) -> tuple[Path, ...]:
 
 
 def suite_facts(config: Config) -> Json | None:
-    """Return the suite and protocol of a config, and where the run differs from the protocol."""
+    """Return the suite of a config, by which protocol it scores, and where the run differs from it.
+
+    ``protocol`` is that of the scorer, None where something else grades; ``asked_by`` that of the
+    tasks.
+    """
     found = _suite_of(config.eval.tasks)
     if found is None or config.eval.tasks is None:
         return None
-    suite, protocol = found
-    settings = settings_of(suite, protocol)
+    suite, asked_by = found
+    protocol = _scorer(config, suite)
+    settings = settings_of(suite, protocol or asked_by)
     options = config.eval.tasks.options
     differs = {
         key: {"protocol": value, "run": _value(config, key)}
@@ -135,7 +140,8 @@ def suite_facts(config: Config) -> Json | None:
     return {
         "name": suite.name,
         "protocol": protocol,
-        "source": settings.source,
+        "asked_by": asked_by,
+        "source": settings.source if protocol else "",
         "second_hand": settings.second_hand,
         "shuffle_options": bool(options.get("shuffle_options", False)),
         "seed": options.get("seed", 0),
@@ -144,18 +150,37 @@ def suite_facts(config: Config) -> Json | None:
 
 
 def suite_report(config: Config, items: Sequence[Item]) -> Json | None:
-    """Return the benchmark's own numbers over the items of a run; None without a suite."""
+    """Return the benchmark's own numbers over the items of a run; None without a suite.
+
+    A note says where they are not the numbers of one protocol.
+    """
     found = _suite_of(config.eval.tasks)
     if found is None:
         return None
-    suite, protocol = found
-    report = suite.aggregate(scored(items), protocol)
+    suite, asked_by = found
+    protocol = _scorer(config, suite)
+    report = suite.aggregate(scored(items), protocol or asked_by)
     return {
         "headline": report.headline,
         "numbers": dict(report.numbers),
         "counts": dict(report.counts),
-        "notes": list(report.notes),
+        "notes": [*_mixed(config, asked_by, protocol), *report.notes],
     }
+
+
+def _mixed(config: Config, asked_by: str, protocol: str | None) -> list[str]:
+    """What a reader must know where questions and scores are not of one protocol."""
+    if protocol is None:
+        return [
+            f"graded by {config.rewards.name!r}, which is no protocol of the suite: the numbers "
+            "are its grades in the suite's formula, not comparable with published ones"
+        ]
+    if protocol != asked_by:
+        return [
+            f"asked by protocol {asked_by!r} and scored by {protocol!r}: this compares scorers, "
+            "not models"
+        ]
+    return []
 
 
 def scored(items: Sequence[Item]) -> list[Scored]:
@@ -172,12 +197,20 @@ def scored(items: Sequence[Item]) -> list[Scored]:
     return found
 
 
-def _suite_of(section: TasksConfig | None) -> tuple[Suite, str] | None:
-    """The suite of a task section, and the name of its protocol."""
+def _suite_of(
+    section: TasksConfig | RewardsConfig | None, where: str = "eval.tasks"
+) -> tuple[Suite, str] | None:
+    """The suite of a section, and the name of its protocol."""
     if section is None or section.name != SUITE:
         return None
-    suite = find_suite(str(section.options.get("suite", "")), "eval.tasks.options.suite")
+    suite = find_suite(str(section.options.get("suite", "")), f"{where}.options.suite")
     return suite, protocol_name(suite, str(section.options.get("protocol", "")))
+
+
+def _scorer(config: Config, suite: Suite) -> str | None:
+    """The protocol by which ``[rewards]`` scores the suite; None where something else grades."""
+    found = _suite_of(config.rewards, "rewards")
+    return found[1] if found is not None and found[0].name == suite.name else None
 
 
 def _value(config: Config, key: str) -> Any:

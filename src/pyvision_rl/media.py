@@ -104,9 +104,15 @@ def data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
-def saved_media(sha256: str, width: int, height: int, folder: Path) -> Media:
-    """Return the record of a picture that ``write_png`` put into ``folder``; reads nothing."""
-    return Media("image", sha256, width, height, source=folder / f"{sha256}.png")
+def saved_file(sha256: str, folder: Path) -> Path | None:
+    """Return where ``write_png`` put a picture in ``folder``; None if it is not there.
+
+    A run folder may come from anybody: what is no hash is no part of a path, and a link, which
+    may lead anywhere, is no picture.
+    """
+    file = folder / f"{sha256}.png"
+    named = len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
+    return file if named and file.is_file() and not file.is_symlink() else None
 
 
 def _media(rgb: Image.Image) -> Media:

@@ -38,11 +38,11 @@ class ProbeResult:
     """Free episodes with at least one call that ran, weighted like the gains."""
     gain: float
     """E[R_acc | tool] - E[R_acc | direct]."""
-    gain_se: float
-    """Standard error of ``gain``, over tasks (paired)."""
+    gain_se: float | None
+    """Standard error of ``gain``, over tasks (paired); None where a category has one task only."""
     gain_with_bonus: float
     """The same with the tool reward added."""
-    gain_with_bonus_se: float
+    gain_with_bonus_se: float | None
     categories: dict[str, Branch]
     window_distance: float
     """0.0 inside the window of ``[probe]``; otherwise how far outside, summed."""
@@ -65,8 +65,11 @@ class ProbeResult:
         return {**asdict(self), "expectation": self.expectation}
 
 
-def _sign(value: float, error: float) -> int:
-    return 0 if abs(value) <= error else (1 if value > 0 else -1)
+def _sign(value: float, error: float | None) -> int:
+    """The sign of a number beyond its error; 0 as well where nobody knows the error."""
+    if error is None or abs(value) <= error:
+        return 0
+    return 1 if value > 0 else -1
 
 
 def probe_model(assembly: Assembly) -> ProbeResult:
@@ -103,7 +106,9 @@ def _result(
             f"the probe's tasks are of: {', '.join(names)}"
         )
     total = math.fsum(weights.values()) or 1.0
-    share = gain = paid = variance = paid_variance = 0.0
+    share = gain = paid = 0.0
+    errors: list[tuple[float, float | None]] = []
+    paid_errors: list[tuple[float, float | None]] = []
     for name in names:
         weight = weights[name] / total
         rows = [i for i, g in enumerate(free) if g.task.input.category == name]
@@ -113,19 +118,26 @@ def _result(
         share += weight * _average([_mean(free[i], _used_tool) for i in rows])
         gain += weight * _average(plain_d)
         paid += weight * _average(paid_d)
-        variance += (weight * standard_error(plain_d)) ** 2
-        paid_variance += (weight * standard_error(paid_d)) ** 2
+        errors.append((weight, standard_error(plain_d)))
+        paid_errors.append((weight, standard_error(paid_d)))
     return ProbeResult(
         tool_share=share,
         gain=gain,
-        gain_se=math.sqrt(variance),
+        gain_se=_combined(errors),
         gain_with_bonus=paid,
-        gain_with_bonus_se=math.sqrt(paid_variance),
+        gain_with_bonus_se=_combined(paid_errors),
         categories={n: Branch(_score(tool, n), _score(direct, n)) for n in names},
         window_distance=_outside(share, config.tool_share)
         + _outside(gain, config.gain)
         + _outside(paid, config.gain_with_bonus),
     )
+
+
+def _combined(errors: Sequence[tuple[float, float | None]]) -> float | None:
+    """The error of a weighted sum, from (weight, error) of its parts; None if one is not known."""
+    told = [weight * error for weight, error in errors if weight and error is not None]
+    known = len(told) == sum(weight != 0 for weight, _ in errors)
+    return math.hypot(*told) if known else None
 
 
 def _score(groups: Sequence[Group], category: str) -> Score:

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO, Self, TypeAlias
 
 from pyvision_rl.config import SCHEMA, Config
 from pyvision_rl.errors import RunError
-from pyvision_rl.media import saved_media, write_png
+from pyvision_rl.media import saved_file, write_png
 from pyvision_rl.runs_codec import (
     RunInfo,
     SavedRollout,
@@ -205,7 +205,7 @@ class RunReader:
 
     def steps(self) -> tuple[int, ...]:
         """Return the steps whose trajectories were written, ascending."""
-        return tuple(sorted(_step(f) for f in (self.path / "rollouts").glob("step_*.jsonl")))
+        return tuple(sorted(step_files(self.path)))
 
     def trajectories(self, step: int | None = None) -> Iterator[SavedRollout]:
         """Yield the trajectories of one step, or of all in order.
@@ -213,14 +213,12 @@ class RunReader:
         Raises:
             RunError: That step was not written, or a line cannot be understood.
         """
-        steps = self.steps()
-        if step is not None and step not in steps:
+        steps = sorted(files := step_files(self.path))
+        if step is not None and step not in files:
             have = f"{steps[0]} to {steps[-1]}" if steps else "none"
             raise RunError(f"{self.path}: no rollouts of step {step}; there are: {have}")
         for each in steps if step is None else (step,):
-            yield from read_rollouts(
-                self.path / "rollouts" / f"step_{each:06d}.jsonl", problems=self.problems
-            )
+            yield from read_rollouts(files[each], problems=self.problems)
 
     def size(self) -> dict[str, int]:
         """Return bytes by part of the folder (a folder's or file's name), and "total"."""
@@ -260,9 +258,7 @@ def read_rollouts(
                 known.update(noted_videos(folder))
             return replace(bare, source=known.get(bare.sha256))
         if bare.sha256 not in found:
-            there = (folder / f"{bare.sha256}.png").exists()
-            size = (bare.width, bare.height)
-            found[bare.sha256] = saved_media(bare.sha256, *size, folder) if there else bare
+            found[bare.sha256] = replace(bare, source=saved_file(bare.sha256, folder))
         return found[bare.sha256]
 
     for index, line in enumerate(read_lines(file, [] if problems is None else problems), 1):
@@ -270,6 +266,12 @@ def read_rollouts(
             yield decode(line, find)
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{file}, line {index}: not a trajectory ({error!r})") from error
+
+
+def step_files(path: Path) -> dict[int, Path]:
+    """Return the rollouts files of a run folder by step; a file of another name is none."""
+    files = (path / "rollouts").glob("step_*.jsonl")
+    return {int(n): f for f in files if (n := f.stem.removeprefix("step_")).isdecimal()}
 
 
 def read_info(path: Path) -> RunInfo:
@@ -356,16 +358,12 @@ def _cut(path: Path, step: int) -> None:
     if events.exists():
         kept = (e for e in read_lines(events, []) if e.get("step", step) <= step)
         replace_file(events, [json.dumps(e) for e in kept])
-    for file in (path / "rollouts").glob("step_*.jsonl"):
-        if _step(file) > step:
+    for later, file in step_files(path).items():
+        if later > step:
             file.unlink()
     for folder in (path, path / "rollouts", path / "media"):
         for file in folder.glob(f"*{TEMPORARY}"):
             file.unlink()
-
-
-def _step(file: Path) -> int:
-    return int(file.stem.removeprefix("step_"))
 
 
 def _number(value: Any) -> Any:

@@ -36,6 +36,7 @@ def unit_of(module: str) -> str:
         "checks_tasks": "checks",
         "runs_codec": "runs",
         "runs_files": "runs",
+        "runs_order": "runs",
         "runs_videos": "runs",
         "sft_format": "conversations",
         "evaluation_bias": "evaluate",

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from pyvision_rl.runs import RunReader
+from pyvision_rl.types import EndReason
 from pyvision_rl.view.export import export_folder
+from pyvision_rl.view.steps import index_step
 from tests.view_example import HOSTILE, saved_groups, write_run
 
 STEPS = (1, 2, 3)
@@ -414,12 +416,64 @@ def test_another_run_stands_beside_item_by_item(tab, run, tmp_path):
     assert not one.errors
 
 
+def scores(accuracy, low=None, high=None, se=None):
+    """What a result tells of a category: its numbers, and its estimate if it has an interval."""
+    interval = None if low is None else {"low": low, "high": high, "method": "Wilson score, 95 %"}
+    numbers = {"accuracy": accuracy, "accuracy_se": se, "tasks": 10}
+    return numbers, {"accuracy": accuracy, "accuracy_interval": interval}
+
+
+def test_a_result_opens_with_its_own_intervals(tab, tmp_path):
+    run = write_run(tmp_path / "run", 1, verb="rescore")
+    # All right is not certainly right; of one task nothing is known; "old" has an error only.
+    parts = {"easy": scores(1.0, 0.7225, 1.0, 0.0), "one": scores(1.0)}
+    parts |= {"all": scores(0.5, 0.25, 0.75), "old": scores(0.5, se=0.1)}
+    overall = scores(0.6, 0.4, 0.8, 0.1)
+    result = {
+        "overall": overall[0],
+        "categories": {name: numbers for name, (numbers, _) in parts.items()},
+        "estimates": {
+            "overall": overall[1],
+            "categories": {name: estimate for name, (_, estimate) in parts.items()},
+        },
+    }
+    (run / "result.json").write_text(json.dumps(result))
+    export_folder(run, tmp_path / "site")
+    one = tab((tmp_path / "site" / "index.html").as_uri())
+    page = one.go()
+    assert page.locator("h1").inner_text() == "Evaluation"
+    drawn = {}
+    for number, row in enumerate(page.locator(".bars .score").all()):
+        mark = row.locator(".whisker")
+        name = f"{row.locator('.name').inner_text()} {number}"
+        where = "e => [e.style.left, e.style.width].map(parseFloat)"
+        drawn[name] = [round(n, 2) for n in mark.evaluate(where)] if mark.count() else None
+    assert drawn == {
+        "all 0": [40, 40],
+        "easy 1": [72.25, 27.75],
+        "one 2": None,
+        "all 3": [25, 50],
+        "old 4": [30.4, 39.2],
+    }
+    assert "Wilson score, 95 %; 1.96 standard errors" in page.locator("main").inner_text()
+    assert "40.0 to 80.0" in page.locator(".cards").inner_text()
+    assert not one.errors
+
+
+def test_groups_of_equal_spread_share_a_rank_as_in_the_data(tab, run):
+    page = tab().go("1")
+    expected = list(index_step(1, run / "rollouts" / "step_000001.jsonl").ranks())
+    assert len(set(expected)) < len(expected), "some are equal"
+    ranks = "n => [...Array(n).keys()].map((g) => PVRL.state.index.rank(1, g))"
+    assert page.evaluate(ranks, len(expected)) == expected
+
+
 def grades(path):
-    """Task id -> whether more than half of its graded samples are right; None without any."""
+    """Task id -> whether more than half of the samples that count are right; None without any."""
     found = {}
     for saved in RunReader(path).trajectories():
         reward = saved.trajectory.reward
         samples = found.setdefault(saved.task.id, [])
-        if reward is not None:
-            samples.append(reward.correct)
+        if reward is not None or saved.trajectory.end is EndReason.FAILED:
+            samples.append(reward is not None and reward.correct)
     return {task: sum(s) > len(s) / 2 if s else None for task, s in found.items()}

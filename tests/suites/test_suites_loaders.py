@@ -311,6 +311,14 @@ def test_a_missing_file_names_the_data_set_to_get(tmp_path, name, said):
         suite.files(tmp_path)
 
 
+def test_a_text_with_odd_line_ends_is_one_line_of_json(tmp_path):
+    said = "what\u2028is\x85\x0bthis?"
+    row = {"question": said, "number": 1}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\r\n\n", encoding="utf-8", newline="")
+    assert tables.open_table(path, ()).rows == (row,)
+
+
 def test_a_malformed_file_names_the_row(tmp_path):
     path = tmp_path / "test_questions.jsonl"
     path.write_text('{"image": "a"}\nnot json\n')

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from pyvision_rl.config import RewardsConfig
-from pyvision_rl.errors import RewardError
+from pyvision_rl.errors import ConfigError, RewardError
 from pyvision_rl.suites.grading import SuiteGrader
 from pyvision_rl.suites.mathverse import MathVerse
 from pyvision_rl.testing.fake_openai import FakeOpenAI
@@ -54,6 +54,17 @@ def test_the_judge_reads_the_question_that_only_the_picture_tells(vision_only):
     assert seen[0]["question"] == "Find the bearing of X from Y."
     assert seen[0]["answer"] == "S 45 W"
     assert stats["suite_undecided"] == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "lost"), [({"url": "http://127.0.0.1:9/v1"}, "model"), ({"model": "m"}, "url")]
+)
+def test_a_judge_that_is_half_named_is_refused(named, lost):
+    for protocol in ("official", "pyvision"):
+        options = OPTIONS | {"protocol": protocol}
+        config = RewardsConfig.model_validate({"options": options, "judge": named})
+        with pytest.raises(ConfigError, match=rf"rewards\.judge\.{lost}"):
+            SuiteGrader(config)
 
 
 def test_without_a_judge_an_undecided_answer_stays_ungraded(vision_only):

@@ -103,6 +103,37 @@ def test_a_missing_file_names_the_data_set_to_get(name, tmp_path):
             find_suite(name).tasks(path, "")
 
 
+def mathverse_json(folder):
+    """Write ``testmini.json`` with pictures as paths, one problem in text alone."""
+    rows = minis.mathverse_rows()
+    for number, row in enumerate(rows):
+        row["image"] = f"images/{number}.png"
+    rows.append(rows[0] | {"problem_version": "Text Only", "image": "never/there.png"})
+    for row in rows[:-1]:
+        path = folder / row["image"]
+        path.parent.mkdir(exist_ok=True)
+        drawn(1).save(path)
+    (folder / "testmini.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("mathverse", mathverse_json),
+        ("mathvision", minis.mathvision_folder),
+        ("wemath", minis.wemath_folder),
+    ],
+)
+def test_a_missing_picture_is_found_before_anything_starts(name, make, tmp_path):
+    suite, folder = find_suite(name), make(tmp_path)
+    assert len(suite.tasks(folder, ""))
+    lost = next(f for f in sorted(folder.rglob("*")) if f.suffix in (".png", ".jpg"))
+    lost.unlink()
+    with pytest.raises(TaskError, match=f"1 files are not there.*{lost.name}.*get the data set"):
+        suite.tasks(folder, "")
+
+
 @pytest.mark.parametrize("name", MINE)
 def test_a_file_without_its_columns_says_which(name, tmp_path):
     path = tmp_path / "sample_variant1.jsonl"

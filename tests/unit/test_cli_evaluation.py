@@ -71,12 +71,13 @@ SUITE = ("--suite", "tests.eval_fakes:Letters", "--data", "letters.txt")
 
 
 def test_options_stand_for_keys(here: Path) -> None:
-    (here / "ids.txt").write_text("item-3\n\nitem-1\nitem-3\n")
+    # A line ends where the file says so: this id holds what only looks like an end.
+    (here / "ids.txt").write_text("item-3\n\nitem-1\nitem\u20289\nitem-3\n", encoding="utf-8")
     typed = ("--no-tools", "--limit", "4", "--samples", "3", "--max-judge-calls", "7")
     config = planned("run.toml", *typed, "--ids", "ids.txt")
     section = config["eval"]
     assert (section["tools"], section["num_tasks"], section["samples"]) == (False, 4, 3)
-    assert section["ids"] == ["item-3", "item-1"]
+    assert section["ids"] == ["item-3", "item-1", "item\u20289"]
     assert config["rewards"]["judge"]["max_calls"] == 7
     assert planned("run.toml", "--ids", " a, b ")["eval"]["ids"] == ["a", "b"]
     # What is set by its own name wins.
@@ -169,6 +170,14 @@ def test_evaluate_rescore_compare_and_export(here: Path) -> None:
     assert "episodes" in exported.stdout
     assert len((here / "log" / "messages.jsonl").read_text().splitlines()) == 4
     assert "not an empty folder" in refused("export-log", "b", "--out", "log")
+
+
+def test_a_judge_that_nobody_would_ask_is_refused(here: Path) -> None:
+    typed = ("--out", "a", "--set", 'rewards.name="match"')
+    assert pvrl("eval", "run.toml", *typed).exit_code == 0
+    judge = ("--judge", "http://127.0.0.1:9/v1", "--judge-model", "m")
+    assert "the grader 'match' asks no judge" in refused("rescore", "a", "--out", "b", *judge)
+    assert not Path("b").exists()
 
 
 def test_a_resumed_evaluation_grades_what_had_no_grade(here: Path) -> None:

@@ -37,6 +37,12 @@ def test_standard_error_is_over_tasks_not_over_samples() -> None:
     assert got.accuracy_se == pytest.approx(0.5)
 
 
+def test_of_one_task_the_error_is_not_known_and_not_zero() -> None:
+    got = score([item("a", True), item("a", False)])
+    assert (got.accuracy, got.accuracy_se) == (0.5, None)
+    assert "eval_accuracy_se" not in result_of([item("a", True)]).metrics()
+
+
 def test_a_failed_episode_counts_as_wrong_and_an_ungraded_one_is_left_out() -> None:
     items = [
         item("a", True),

@@ -41,6 +41,7 @@ def test_openai_messages_with_pictures_beside_them(run: Path, tmp_path: Path) ->
         "files": 3,
         "missing": 0,
         "skipped": 0,
+        "superseded": 0,
     }
     lines = exported(tmp_path / "out")
     saved = list(RunReader(run).trajectories())

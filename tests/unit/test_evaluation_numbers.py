@@ -128,6 +128,12 @@ def test_one_sample_a_task_has_wilsons_interval_and_several_have_a_bootstrap() -
     assert several["pass_at"]["2"] == {"value": 1.0, "tasks": 1, "left_out": 1}
 
 
+def test_of_one_task_no_error_and_no_interval_of_means_is_told() -> None:
+    found = estimate([sample("a", True), sample("a", False)])
+    assert (found["accuracy"], found["accuracy_se"], found["score_se"]) == (0.5, None, None)
+    assert found["accuracy_interval"] is None
+
+
 def test_an_ungraded_sample_is_in_no_estimate_and_a_failed_one_scores_nothing() -> None:
     found = estimate(
         [sample("a", False, score=0.5), sample("b", None), sample("c", None, failed=True)]

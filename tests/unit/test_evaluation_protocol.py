@@ -13,9 +13,10 @@ from test_evaluation_runs import config, told
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.eval_run import run_eval
+from pyvision_rl.evaluate import result_of
 from pyvision_rl.evaluation_choice import DirectPrompts
 from pyvision_rl.evaluation_items import item_of
-from pyvision_rl.evaluation_page import page
+from pyvision_rl.evaluation_page import page, rows
 from pyvision_rl.evaluation_result import result_json
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.runs_codec import SavedRollout
@@ -113,8 +114,6 @@ def test_a_fence_in_what_is_shown_cannot_end_the_block() -> None:
         Trajectory("a|b", 0, (), (), (), EndReason.FAILED, error="first\n## second"),
     )
     items = [item_of(0, saved)]
-    from pyvision_rl.evaluate import result_of
-
     protocol = {
         "tools": True,
         "prompt": {"first": {"task": "a", "messages": [{"role": "user", "text": "````\n# no"}]}},
@@ -123,6 +122,17 @@ def test_a_fence_in_what_is_shown_cannot_end_the_block() -> None:
     assert "`````text\n[user]\n````\n# no\n`````" in shown
     assert "- `a|b#0`: first ## second" in shown
     assert "| x/y |" in shown
+
+
+def test_a_name_with_odd_line_ends_stays_on_its_line() -> None:
+    category = "x\u2028y\x85z\x0cw"
+    saved = SavedRollout(
+        Task(TaskInput("a", "?", (), category), Gold("1")),
+        Trajectory("a", 0, (), (), (), EndReason.FAILED, error="gone"),
+    )
+    items = [item_of(0, saved)]
+    result = result_json(Config(), items, result_of([i.sample for i in items]), {})
+    assert [line.count(category) for line in rows(result)] == [0, 0, 1]
 
 
 def test_without_tools_the_first_turn_has_to_answer(tmp_path: Path) -> None:

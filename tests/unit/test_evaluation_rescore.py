@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,18 @@ def test_the_episodes_and_pictures_are_those_of_the_run(run: Path, tmp_path: Pat
     }
 
 
+def test_a_link_among_the_pictures_is_not_followed(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    picture = sorted((tmp_path / "run" / "media").glob("*.png"))[0]
+    picture.unlink()
+    for name in (picture.name, "notes.txt"):
+        (picture.parent / name).symlink_to(tmp_path / "secret.png")
+    rescore(tmp_path / "run", tmp_path / "again", rescore_config(tmp_path / "run"))
+    found = {f.name for f in (tmp_path / "again" / "media").iterdir()}
+    assert found == {f.name for f in picture.parent.iterdir() if not f.is_symlink()}
+
+
 def test_what_a_grader_failed_on_is_counted_apart(run: Path, tmp_path: Path) -> None:
     down = tmp_path / "down"
     down.write_text("item-1")
@@ -95,7 +108,28 @@ def test_another_protocol_of_the_suite(tmp_path: Path) -> None:
     assert told(tmp_path / "again")["rescored"]["changed"] == {"wrong -> right": ["q0#0"]}
     after = told(tmp_path / "again")["suite"]
     assert (after["protocol"], after["second_hand"]) == ("lenient", True)
+    assert after["asked_by"] == "strict"
+    note = "asked by protocol 'strict' and scored by 'lenient'"
+    assert after["report"]["notes"][0].startswith(note)
+    assert note in (tmp_path / "again" / "result.md").read_text()
     assert told(tmp_path / "run")["suite"]["protocol"] == "strict"
+
+
+def test_another_grader_is_no_protocol_of_the_suite(tmp_path: Path) -> None:
+    letters, out = tmp_path / "letters.txt", tmp_path / "again"
+    letters.write_text("A B C A")
+    run_eval(suite(letters), tmp_path / "run")
+    assert told(tmp_path / "run")["suite"]["report"]["notes"] == ["eight items are few"]
+    by_match = rescore_config(tmp_path / "run", ['rewards.name="match"', "rewards.options={}"])
+    rescore(tmp_path / "run", out, by_match)
+    found = told(out)["suite"]
+    assert (found["protocol"], found["asked_by"], found["source"]) == (None, "strict", "")
+    assert found["report"]["notes"][0].startswith("graded by 'match', which is no protocol")
+    page = (out / "result.md").read_text()
+    assert "## letters, by no protocol of it" in page
+    assert "protocol `" not in page
+    with pytest.raises(ConfigError, match=r"rewards\.name is 'match', which grades by no protocol"):
+        rescore_config(out, (), "lenient")
 
 
 def test_only_the_grading_can_change(run: Path, tmp_path: Path) -> None:

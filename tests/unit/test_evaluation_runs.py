@@ -122,6 +122,19 @@ def test_in_lockstep_a_part_that_was_cut_is_run_again_as_a_whole(tmp_path: Path)
     assert_same(out, tmp_path / "whole")
 
 
+def test_progress_ends_at_its_total_where_parts_are_run_again(tmp_path: Path) -> None:
+    lockstep = config(rollout={"schedule": "lockstep", "max_live_episodes": 4})
+    run_eval(lockstep, tmp_path / "run")
+    (file,) = (tmp_path / "run" / "rollouts").glob("*.jsonl")
+    kept = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(kept[:11]))
+    said: list[str] = []
+    run_eval(lockstep, tmp_path / "run", resume=tmp_path / "run", report=said.append)
+    # Tasks 4 and 5 are one part: three of its four episodes are there, and are run again.
+    assert said[0] == "evaluated 8 of 20 episodes"
+    assert said[-1] == "evaluated 20 of 20 episodes"
+
+
 def test_a_file_of_an_earlier_release_is_read_in_order(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -164,6 +164,78 @@ def test_a_child_that_cannot_start_is_our_failure_and_no_grade(
     maths = Maths()
     with pytest.raises(RewardError, match="math-verify cannot be started"):
         maths.compare_now("7", "3+4")
+    maths.close()
+
+
+DYING = """#!{python}
+import os, signal, sys
+with open({count!r}, "a") as file:
+    file.write("x")
+if os.path.getsize({count!r}) > {times}:
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+print('{{"ready": true}}', flush=True)
+sys.stdin.readline()
+print('{{"read": "gold"}}', flush=True)
+{end}
+"""
+
+
+@pytest.fixture
+def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Have so many children end in some way once they have read a reference; those after live."""
+
+    def make(end: str, times: int) -> Path:
+        program, count = tmp_path / "python", tmp_path / "started"
+        given = {"python": sys.executable, "count": str(count), "times": times, "end": end}
+        program.write_text(DYING.format(**given))
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        return count
+
+    return make
+
+
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_a_child_that_somebody_killed_is_not_the_answers_fault(
+    dying: Callable[..., Path],
+) -> None:
+    count, maths = dying(KILLED, 1), Maths()
+    assert maths.compare_now("7", "3+4") is Outcome.EQUAL
+    assert count.read_text() == "xx"
+    assert maths.stats()["over_limit"] == 0
+    maths.close()
+
+
+@pytest.mark.parametrize("end", [KILLED, "print('no JSON', flush=True)", "sys.exit(1)"])
+def test_a_pair_whose_children_are_lost_twice_has_no_outcome_and_none_is_kept(
+    dying: Callable[..., Path], end: str
+) -> None:
+    count, maths = dying(end, 2), Maths()
+    with pytest.raises(RewardError, match="math-verify was lost twice"):
+        maths.compare_now("7", "3+4")
+    assert count.read_text() == "xx"
+    # The machine is well again, and so is the pair.
+    assert maths.compare_now("7", "3+4") is Outcome.EQUAL
+    maths.close()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "os.kill(os.getpid(), signal.SIGPROF)",
+        "os.abort()",
+        f"os._exit({maths_child.OUT_OF_MEMORY})",
+    ],
+)
+def test_a_child_that_its_own_limits_ended_is_the_answers_fault(
+    dying: Callable[..., Path], end: str
+) -> None:
+    count, maths = dying(end, 1), Maths()
+    assert maths.compare_now("7", "3+4") is Outcome.OVER_LIMIT
+    assert maths.compare_now("7", "3+4") is Outcome.OVER_LIMIT
+    assert count.read_text() == "x"
     maths.close()
 
 

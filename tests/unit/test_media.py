@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from pyvision_rl.media import (
     file_media,
     image_media,
     open_image,
-    saved_media,
+    saved_file,
     write_png,
 )
 from pyvision_rl.types import Media
@@ -135,8 +136,8 @@ def test_a_saved_picture_is_found_again(tmp_path: Path) -> None:
     media = image_media(noise(8, 5))
     path = write_png(media, tmp_path / "media")
     assert path == tmp_path / "media" / f"{media.sha256}.png"
-    found = saved_media(media.sha256, 8, 5, tmp_path / "media")
-    assert found == media
+    assert saved_file(media.sha256, tmp_path / "media") == path
+    found = replace(media, source=path)
     assert open_image(found).tobytes() == media.source
     assert [p.name for p in (tmp_path / "media").iterdir()] == [path.name]
 
@@ -164,4 +165,18 @@ def test_records_that_cannot_be_opened_say_why(tmp_path: Path) -> None:
         open_image(Media("image", "ab", 2, 2, source=b"abc"))
     noise(3, 3).save(tmp_path / "ab.png")
     with pytest.raises(TaskError, match="3x3 pixels, wants 2x2"):
-        open_image(saved_media("ab", 2, 2, tmp_path))
+        open_image(Media("image", "ab", 2, 2, source=tmp_path / "ab.png"))
+
+
+def test_what_is_no_hash_or_no_file_of_its_own_is_no_saved_picture(tmp_path: Path) -> None:
+    folder, digest = tmp_path / "media", "ab" * 32
+    folder.mkdir()
+    noise(3, 3).save(tmp_path / "secret.png")
+    noise(3, 3).save(folder / "short.png")
+    for name in ("../secret", str(tmp_path / "secret"), "short", digest, digest.upper(), ""):
+        assert saved_file(name, folder) is None
+    (folder / f"{digest}.png").symlink_to(tmp_path / "secret.png")
+    assert saved_file(digest, folder) is None
+    (folder / f"{digest}.png").unlink()
+    noise(3, 3).save(folder / f"{digest}.png")
+    assert saved_file(digest, folder) == folder / f"{digest}.png"

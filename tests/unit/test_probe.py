@@ -73,6 +73,16 @@ def test_standard_error_pairs_tasks() -> None:
     assert got.gain_se == pytest.approx(0.25)
 
 
+def test_the_error_of_a_category_of_one_task_is_not_known() -> None:
+    got = _result(ProbeConfig(), FREE, TOOL, DIRECT)
+    assert (got.gain_se, got.gain_with_bonus_se) == (None, None)
+    assert "too close to call" in got.expectation
+    # A category that weighs nothing need not be known.
+    tool, direct = ([*g, group("f", "easy", 1, 1)] for g in (TOOL, DIRECT))
+    section = ProbeConfig(category_weights={"easy": 1, "hard": 0})
+    assert _result(section, tool, tool, direct).gain_se == pytest.approx(0.25)
+
+
 def test_weights_must_name_the_drawn_categories() -> None:
     with pytest.raises(ConfigError, match=r"names eassy; the probe's tasks are of: easy, hard"):
         _result(ProbeConfig(category_weights={"eassy": 1}), FREE, TOOL, DIRECT)

@@ -15,6 +15,7 @@ from PIL import Image
 from pyvision_rl.errors import ConfigError, RunError
 from pyvision_rl.media import image_media
 from pyvision_rl.runs import RunReader
+from pyvision_rl.types import EndReason
 from pyvision_rl.view.against import Other
 from pyvision_rl.view.export import export_folder
 from pyvision_rl.view.limits import parse_steps
@@ -68,9 +69,12 @@ def test_another_run_stands_beside_with_its_grades_by_task(run: Path, tmp_path: 
         counts = graded.setdefault(saved.task.id, [0, 0])
         reward = saved.trajectory.reward
         counts[0] += reward is not None and reward.correct
-        counts[1] += reward is not None
+        # What failed by our own fault is wrong, as in every evaluation.
+        counts[1] += reward is not None or saved.trajectory.end is EndReason.FAILED
     assert {task: [good, count] for task, good, count in told["tasks"]} == graded
     assert sum(good for good, _ in graded.values()) > 0
+    failed = [s for s in RunReader(other).trajectories() if s.trajectory.end is EndReason.FAILED]
+    assert failed
     export_folder(run, tmp_path / "out", against=other)
     assert (tmp_path / "out/data/other.js").is_file()
     told = payload_of((tmp_path / "out/data/run.js").read_bytes(), "run")

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError, RunError
-from pyvision_rl.runs import RunWriter
-from pyvision_rl.view import index as index_module
+from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.view.index import RunIndex, index_payload, step_list
 from pyvision_rl.view.limits import parse_steps
 from pyvision_rl.view.lines import MAX_NAMED
@@ -335,7 +334,10 @@ def test_limits_reach_the_index(run: Path) -> None:
 def test_files_of_other_names_are_no_steps(run: Path) -> None:
     (run / "rollouts" / "step_abc.jsonl").write_text("x")
     (run / "rollouts" / "step_000009.jsonl.part").write_text("x")
-    assert sorted(index_module.step_files(run)) == [1, 2]
+    (run / "rollouts" / "step_000001 (copy).jsonl").write_text("x")
+    assert sorted(RunIndex(run).refresh().steps, key=lambda s: s.step)[-1].step == 2
+    assert RunReader(run).steps() == (1, 2)
+    assert len(list(RunReader(run).trajectories())) == 40
 
 
 def test_a_folder_that_cannot_be_read_is_a_problem(run: Path) -> None:

@@ -37,6 +37,7 @@ from pyvision_rl.cli.execute import (
     write_json,
 )
 from pyvision_rl.cli.report import Reporter
+from pyvision_rl.config import RewardsConfig
 from pyvision_rl.config_file import load_config
 from pyvision_rl.errors import ConfigError
 
@@ -147,6 +148,7 @@ def rescore(
     keys += [f"{key}={json.dumps(value)}" for key, value in named.items() if value]
     keys += judge_budget(max_judge_calls)
     config = rescore_config(run, [*keys, *(overrides or ())], protocol)
+    _refuse_idle_judge(config.rewards, judge or judge_model)
     with new_folder(out), Reporter(Console(stderr=True), "rescore") as report:
         result = to_json(grade(run, out, config, report))
     _told("rescore", result, f"pvrl compare {run} {out}", as_json=as_json, out=out)
@@ -191,6 +193,21 @@ def export_log(
     counts = to_json(export(run, out, form, data_urls=data_urls))
     name = "messages.jsonl" if form == "openai" else "train.parquet"
     _told("export-log", counts, f"read {out / name}", as_json=as_json, out=out)
+
+
+def _refuse_idle_judge(rewards: RewardsConfig, judge: str) -> None:
+    """Refuse a judge that nobody would ask.
+
+    Raises:
+        ConfigError: One is named.
+    """
+    from pyvision_rl.rewards.route import may_ask_judge
+
+    if judge and not may_ask_judge(rewards):
+        raise ConfigError(
+            f"--judge {judge}: the grader {rewards.name!r} asks no judge; name one that does with "
+            "--rewards judge or --rewards ladder"
+        )
 
 
 def _told(verb: str, result: Any, following: str, *, as_json: bool, out: Path) -> None:
@@ -238,7 +255,7 @@ def _listed(ids: str) -> list[str]:
     """
     file = Path(ids)
     try:
-        named = file.read_text(encoding="utf-8").splitlines() if file.is_file() else ids.split(",")
+        named = file.read_text(encoding="utf-8").split("\n") if file.is_file() else ids.split(",")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--ids {ids}: cannot be read: {error}") from error
     found = list(dict.fromkeys(name.strip() for name in named if name.strip()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ DROPPED, KEPT, GREW = 0.25, 0.75, 1.25
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A mean and its standard error over tasks."""
+    """A mean and its standard error over tasks; None where a category has one task only."""
 
     value: float
-    se: float
+    se: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Split:
     """Where a change of hard accuracy came from; the parts add up to ``total``."""
 
     total: float
-    se: float
+    se: float | None
     """Of ``total``, over tasks. Start and end meet the same tasks, so this is rather too large."""
     used_more: float
     """The tool is used in more (or fewer) episodes, at its mean worth."""
@@ -87,8 +87,8 @@ def outcome(results: Mapping[str, Mapping[str, Any]], kind: Kind = KINDS["image"
 
     def accuracy(mode: str, categories: tuple[str, ...]) -> Measured:
         found = scores(mode, categories)
-        squares = math.fsum(score["accuracy_se"] ** 2 for score in found)
-        return Measured(_mean(found, "accuracy"), math.sqrt(squares) / len(found))
+        error = _combined([score["accuracy_se"] for score in found])
+        return Measured(_mean(found, "accuracy"), None if error is None else error / len(found))
 
     overall = results["free"]["overall"]
     return Outcome(
@@ -102,6 +102,12 @@ def outcome(results: Mapping[str, Mapping[str, Any]], kind: Kind = KINDS["image"
         direct_hard=accuracy("direct", kind.hard),
         seen={name: overall[name] for name in SEEN if "frames_fetched" in overall},
     )
+
+
+def _combined(errors: Sequence[float | None]) -> float | None:
+    """The error of a sum of independent numbers; None if one of theirs is not known."""
+    told = [error for error in errors if error is not None]
+    return math.hypot(*told) if len(told) == len(errors) else None
 
 
 def _mean(scores: list[Mapping[str, Any]], name: str) -> float:
@@ -132,7 +138,7 @@ def split_rise(start: Outcome, end: Outcome) -> Split:
     used_more = (end.share_hard - start.share_hard) * worth
     mean_share = (start.share_hard + end.share_hard) / 2
     used_better = mean_share * (end.tool_hard.value - start.tool_hard.value)
-    se = math.hypot(start.hard.se, end.hard.se)
+    se = _combined([start.hard.se, end.hard.se])
     return Split(total, se, used_more, used_better, total - used_more - used_better)
 
 
@@ -177,10 +183,10 @@ def _fates(fates: tuple[str, str], start: float, plain: float, paid: float) -> s
 def _rise(start: Outcome, paid: Outcome, split: Split) -> str:
     return (
         f"With the tool reward, held-out hard accuracy went from {start.hard.value:.2f} to "
-        f"{paid.hard.value:.2f} ({split.total:+.2f} ± {split.se:.2f}): {split.used_more:+.2f} from "
-        f"using the tool more, {split.used_better:+.2f} from using it better (forced-tool accuracy "
-        f"{start.tool_hard.value:.2f} -> {paid.tool_hard.value:.2f}), {split.rest:+.2f} from the "
-        "rest."
+        f"{paid.hard.value:.2f} ({split.total:+.2f} ± {told(split.se)}): "
+        f"{split.used_more:+.2f} from using the tool more, {split.used_better:+.2f} from using it "
+        f"better (forced-tool accuracy {start.tool_hard.value:.2f} -> {paid.tool_hard.value:.2f}), "
+        f"{split.rest:+.2f} from the rest."
     )
 
 
@@ -189,7 +195,7 @@ def _lesson(split: Split, fate_paid: str) -> str:
         return "There was no skill to keep."
     if fate_paid == "dropped":
         return "The tool reward did not save the skill this time."
-    if abs(split.total) <= 2 * split.se:
+    if split.se is None or abs(split.total) <= 2 * split.se:
         return "That is no clear change."
     if split.total < 0:
         return "That is a clear fall: RL with the tool reward made the model worse at hard tasks."
@@ -220,4 +226,9 @@ def table_rows(outcomes: Mapping[str, Outcome]) -> tuple[tuple[str, ...], list[t
 
 
 def _pm(measured: Measured) -> str:
-    return f"{measured.value:.2f} ± {measured.se:.2f}"
+    return f"{measured.value:.2f} ± {told(measured.se)}"
+
+
+def told(error: float | None, digits: int = 2) -> str:
+    """Return an error for people; a question mark for one that is not known."""
+    return "?" if error is None else f"{error:.{digits}f}"

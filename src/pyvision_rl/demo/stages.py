@@ -228,7 +228,7 @@ def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
             "Table.": "Held-out tasks, mean ± standard error over tasks. Forced: the first turn "
             "must begin with code, or with an answer.",
             "Probe before RL.": f"{probe['expectation']} "
-            f"(gain {probe['gain']:+.3f} ± {probe['gain_se']:.3f}, "
+            f"(gain {probe['gain']:+.3f} ± {report.told(probe['gain_se'], 3)}, "
             f"with the tool reward {probe['gain_with_bonus']:+.3f}).",
             "Tasks.": "Chosen for this page: hard, solved after looking, missed without. "
             "All of them are in the run folders.",

@@ -29,6 +29,8 @@ from decimal import Decimal
 
 REL_TOL = 1e-3
 ABS_TOL = 1e-9
+MAX_FACTOR, SPARE_CHARS = 4, 1000
+"""An answer longer than so many references and so many characters is wrong unread."""
 MAX_NUMBER_CHARS = 64
 MAX_LAYERS = 8
 """Wrappings that are taken off; more is no honest answer."""
@@ -79,7 +81,7 @@ def match(
         return Match(False, "empty answer")
     if prediction.strip() == gold.strip():
         return Match(True, "identical")
-    if len(prediction) > 4 * len(gold) + 1000:
+    if len(prediction) > MAX_FACTOR * len(gold) + SPARE_CHARS:
         return Match(False, "answer is far longer than the reference")
     kind = infer_type(gold) if answer_type == "auto" else answer_type
     mine, theirs = normalise(prediction), normalise(gold)

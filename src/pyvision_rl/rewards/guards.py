@@ -27,16 +27,20 @@ _HEDGE = re.compile(
 _WHOLE_HEDGE = re.compile(
     r"(?:it is |it's )?(?:unknown|unclear|undetermined|indeterminate|undecidable|not sure|n/?a)"
 )
-_RIGHT = r"(?:correct|right|true|full marks|full credit)"
+# Not right-handed, not true-coloured.
+_RIGHT = r"(?:correct|right|true|full marks|full credit)(?![-\w])"
+# Of these verbs people say more than of answers: "treat the patient as right handed".
+_THE_ANSWER = r"(?:this|it|my|the (?:answer|reply|response|result|output|solution|submission))"
 _TO_GRADER = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,40}\b(?:instruction|prompt|rule|guideline)"
-    r"|\b(?:grade|mark|score|count|accept|rate|treat|judge|evaluate|consider|deem)\b "
-    rf"(?:this|it|my|the)\b[^.\n]{{0,30}}\bas\b[^.\n]{{0,10}}\b{_RIGHT}\b"
-    rf"|\b(?:grade|mark|accept|judge) (?:this|it|my answer|(?:the|this) answer) {_RIGHT}\b"
+    rf"|\b(?:(?:grade|mark|score|accept|judge)\b (?:this|it|my|the)"
+    rf"|(?:count|rate|treat|evaluate|consider|deem)\b {_THE_ANSWER})"
+    rf"\b[^.\n]{{0,30}}\bas\b[^.\n]{{0,10}}\b{_RIGHT}"
+    rf"|\b(?:grade|mark|accept|judge) (?:this|it|my answer|(?:the|this) answer) {_RIGHT}"
     r"|\b(?:give|award|assign)\b[^.\n]{0,20}\bfull (?:marks|credit|score)"
     r"|\b(?:dear|hello|hey|to the|attention:?) (?:grader|judge|evaluator|examiner)\b"
     r"|\b(?:grader|judge|evaluator)\s*[:,]\s*(?:reply|output|answer|return|say|respond)\b"
-    r"|\bthis (?:answer|response|solution) is (?:correct|right)\b"
+    r"|\bthis (?:answer|response|solution) is (?:correct|right)(?![-\w])"
     r"|\b(?:verdict|reward)\s*[\"']?\s*[:=]\s*[\"']?(?:1|correct|right|true)\b"
     r"|\bthe (?:reference|gold) answer is (?:wrong|incorrect|the same)\b",
     re.IGNORECASE,

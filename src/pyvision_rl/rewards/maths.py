@@ -2,14 +2,16 @@
 
 In: pairs of expressions as ``expressions`` writes them. Out: an ``Outcome``. A child is started
 when one is first needed, imports math-verify once, and is used again and again; one that takes too
-much CPU time or memory for a pair is ended by the kernel and replaced, which is counted. Works from
-any thread and under asyncio, where several pairs wait for a free child without blocking the loop.
-What a pair came to is kept: a bomb that eight rollouts write goes off once.
+much CPU time or memory for a pair is ended by the kernel and replaced, which is counted. A child
+that something else ended says nothing of its pair, which is tried once more. Works from any thread
+and under asyncio, where several pairs wait for a free child without blocking the loop. What a pair
+came to is kept: a bomb that eight rollouts write goes off once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from pyvision_rl.errors import ConfigError, RewardError
+from pyvision_rl.rewards.maths_child import OUT_OF_MEMORY
 
 CPU_S = 2.0
 MEMORY_MB = 1024
@@ -36,6 +39,11 @@ START_S = 120.0
 """Seconds for a child to be ready: importing takes half a second, on a starved machine minutes."""
 WAIT_PER_CPU_S = 60.0
 """A child that has neither answered nor used up its CPU time after so many times it is stuck."""
+END_S = 10.0
+"""Seconds for a child that has closed its pipe to be gone."""
+LIMITS = frozenset({-signal.SIGPROF, -signal.SIGABRT, -signal.SIGSEGV, OUT_OF_MEMORY})
+"""How a child ends by limits of its own: CPU time; memory that the allocator, the stack or an error
+could not have. SIGKILL is somebody else's."""
 MAX_KNOWN = 20_000
 MAX_REPLY = 4096
 
@@ -113,8 +121,8 @@ class Maths:
         """Return what became of a pair, from any thread.
 
         Raises:
-            RewardError: No child could be started, or one was stuck without using its time: our
-                own failure, which says nothing about the answer.
+            RewardError: No child could be started, one was stuck without using its time, or two
+                were ended by something else: our own failure, which says nothing about the answer.
         """
         known = self._known.get((gold, answer))
         if known is not None:
@@ -154,6 +162,10 @@ class Maths:
             self._free.put(child)
 
 
+class _LostError(Exception):
+    """A child was ended by something else than its limits, or said what no child says."""
+
+
 class _Child:
     """One child process, started anew after it has ended. Used by one thread at a time."""
 
@@ -166,7 +178,24 @@ class _Child:
         """Return what became of one pair.
 
         Raises:
-            RewardError: The child cannot be started, or is stuck.
+            RewardError: The child cannot be started, is stuck, or was lost twice.
+        """
+        try:
+            return self._ask(gold, answer, cpu_s)
+        except _LostError:
+            # A fresh one may live: whoever ended the first looked at the machine, not at the pair.
+            pass
+        try:
+            return self._ask(gold, answer, cpu_s)
+        except _LostError as error:
+            raise RewardError(f"the process of math-verify was lost twice: {error}") from error
+
+    def _ask(self, gold: str, answer: str, cpu_s: float) -> Outcome:
+        """Return what a child makes of a pair.
+
+        Raises:
+            RewardError: It cannot be started, or is stuck.
+            _LostError: It is gone, and not by its limits.
         """
         process = self._running()
         over = Outcome.OVER_LIMIT_GOLD
@@ -178,18 +207,24 @@ class _Child:
             process.stdin.flush()
             while "outcome" not in (reply := self._reply(process, until)):
                 over = Outcome.OVER_LIMIT
+            outcome = Outcome(reply["outcome"])
         except TimeoutError as error:
             self.end()
             raise RewardError("the process of math-verify is stuck") from error
-        except (OSError, EOFError, ValueError):
-            # The kernel ended it: too much CPU time, or memory that even an error needs.
+        except (OSError, EOFError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_S)
             self.end()
-            return over
+            if process.returncode in LIMITS:
+                return over
+            raise _LostError(_told(process.returncode)) from error
+        except ValueError as error:
+            self.end()
+            raise _LostError("it said what cannot be read") from error
         except BaseException:
             # Stopped between two replies: what comes next would answer another question.
             self.end()
             raise
-        outcome = Outcome(reply["outcome"])
         if outcome is Outcome.OVER_LIMIT:
             self.end()
             return over
@@ -238,7 +273,9 @@ class _Child:
             if len(self._rest) > MAX_REPLY:
                 raise ValueError("a reply is too long")
         line, _, self._rest = self._rest.partition(b"\n")
-        reply: dict[str, Any] = json.loads(line)
+        reply = json.loads(line)
+        if not isinstance(reply, dict):
+            raise ValueError("a reply is no object")
         return reply
 
 
@@ -261,6 +298,11 @@ def _fate(process: subprocess.Popen[bytes]) -> str:
     """What became of a child, for people."""
     process.kill()
     process.communicate()
-    if process.returncode < 0:
-        return f"it was ended ({signal.Signals(-process.returncode).name})"
-    return f"exit status {process.returncode}"
+    return _told(process.returncode)
+
+
+def _told(status: int) -> str:
+    """An exit status, for people."""
+    return (
+        f"it was ended ({signal.Signals(-status).name})" if status < 0 else f"exit status {status}"
+    )

@@ -21,6 +21,8 @@ from typing import Any, BinaryIO, TypeAlias
 
 Read: TypeAlias = Callable[[str], Any]
 
+OUT_OF_MEMORY = 12
+"""Exit status where not even the error of a limit that was met had memory."""
 MAX_ERROR = "1e-5"
 """Share of the larger number by which equal ones may differ: math-verify rounds to six decimals,
 which makes all small numbers equal."""
@@ -140,4 +142,7 @@ def _send(out: BinaryIO, reply: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    try:
+        main(int(sys.argv[1]))
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)

@@ -45,6 +45,22 @@ class Options(BaseModel):
     """For every other source; None refuses them."""
 
 
+def may_ask_judge(config: RewardsConfig) -> bool:
+    """Return whether a grader of this config may ask ``[rewards.judge]``; of other people's, True.
+
+    Raises:
+        ConfigError: The options of a ladder or of routes are wrong.
+    """
+    if config.name == "ladder":
+        return asks_judge(config)
+    if config.name == "route":
+        options = parse_options(Options, config.options, "rewards.options")
+        routes = [*options.routes.values(), *([options.default] if options.default else [])]
+        own = ({"name": route.grader, "options": route.options} for route in routes)
+        return any(may_ask_judge(config.model_copy(update=update)) for update in own)
+    return config.name not in ("match", "relative_accuracy")
+
+
 def route_key(keys: Iterable[str], source: str) -> str | None:
     """Return which key of ``routes`` a data source leads to; None if none does."""
     keys = list(keys)

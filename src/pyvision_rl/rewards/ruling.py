@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pyvision_rl.rewards.answers import (
     ABS_TOL,
+    MAX_FACTOR,
     REL_TOL,
+    SPARE_CHARS,
     infer_type,
     match,
     normalise,
@@ -25,10 +27,6 @@ from pyvision_rl.rewards.expressions import same_value, value_of
 from pyvision_rl.rewards.guards import boxes, hedges, says_something, speaks_to_grader
 from pyvision_rl.rewards.relative_accuracy import distance, read_number, relative_accuracy
 from pyvision_rl.types import Task, Trajectory
-
-MAX_FACTOR = 4
-SPARE_CHARS = 1000
-"""An answer longer than ``MAX_FACTOR`` references and this is wrong unread, as in ``match``."""
 
 
 class Rules(BaseModel):
@@ -122,17 +120,28 @@ def _typed(answer: str, task: Task, kind: str, rules: Rules) -> Ruling:
 
 
 def _readable(answer: str, task: Task, kind: str, rules: Rules) -> bool:
-    """Whether an answer that is not equal to the reference is plainly another one of its type."""
-    mine, gold = normalise(answer), task.gold.answer
+    """Whether an answer that is not equal to the reference is plainly another one of its type.
+
+    Both have to be read in it: a reference that cannot be tells nothing of other answers.
+    """
+    both = (answer, task.gold.answer)
     question = task.input.question if rules.option_text else ""
     match kind:
         case "letter":
-            return option_letter(mine)[0] is not None or bool(choice_of(answer, question))
+            return all(_names_option(text, question) for text in both)
         case "yes_no":
-            return any(match(answer, word, "yes_no").correct for word in ("yes", "no"))
+            return all(_says_truth(text) for text in both)
         case "set" | "sequence":
-            return all(_all_numbers(text) for text in (answer, gold))
-    return all(choice_of(text, question) for text in (answer, gold))
+            return all(_all_numbers(text) for text in both)
+    return all(choice_of(text, question) for text in both)
+
+
+def _names_option(text: str, question: str) -> bool:
+    return option_letter(normalise(text))[0] is not None or choice_of(text, question) is not None
+
+
+def _says_truth(text: str) -> bool:
+    return any(match(text, word, "yes_no").correct for word in ("yes", "no"))
 
 
 def _all_numbers(text: str) -> bool:

@@ -52,6 +52,11 @@ def without_degrees(text: str) -> str:
     return _DEGREES.sub("", bare)
 
 
+def value_of_answer(text: str) -> float | None:
+    """Return the value of a constant that may stand in degrees, or None."""
+    return value(without_degrees(text))
+
+
 def members(text: str) -> list[float]:
     """Return the values of a list in brackets, such as ``(4, 3)``; empty for everything else."""
     bare = _plain(text)

@@ -87,6 +87,7 @@ class DynaMath:
                 load = partial(pictures.media, number)
                 with table.naming(number, KeyError, ValueError):
                     items.append(_item(row, variant, protocol, shuffle, load))
+            pictures.check(WHERE)
         return Items(self.name, items, dropped=num_rows - len(items))
 
     def files(self, path: Path) -> tuple[Path, ...]:

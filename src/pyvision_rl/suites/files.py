@@ -94,14 +94,19 @@ class Pictures:
                     "which has none"
                 )
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, rows: Sequence[int] | None = None) -> None:
         """Check that the pictures of a JSONL or JSON file are there, which it names by path.
+
+        Args:
+            where: Where to get them, for the error.
+            rows: Those that are asked with a picture; None takes all.
 
         Raises:
             TaskError: Some are not.
         """
         if Path(self._table.name).suffix in (".jsonl", ".json"):
-            values = (self._table.read(n, self._column) for n in range(len(self._table.rows)))
+            asked = range(len(self._table.rows)) if rows is None else rows
+            values = (self._table.read(n, self._column) for n in asked)
             names = [v for v in values if isinstance(v, str) and 0 < len(v) <= MAX_NAME]
             check_media(Path(self._table.name).parent, names, where)
 

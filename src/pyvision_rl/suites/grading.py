@@ -40,7 +40,7 @@ class SuiteGrader:
         self._rest: LadderGrader | JudgeGrader | None = None
         if self._protocol in _OURS:
             self._rest = LadderGrader(config.model_copy(update={"options": _LADDER}))
-        elif config.judge.url and config.judge.model:
+        elif config.judge.url or config.judge.model:
             self._rest = JudgeGrader(config.model_copy(update={"options": {}}))
         self._undecided = 0
 

@@ -58,6 +58,7 @@ class HRBench:
         table = open_table(self._file(path), media=("image",))
         table.need(*_COLUMNS, where=WHERE)
         pictures = Pictures(table, "image")
+        pictures.check(WHERE)
         items = []
         for number, row in enumerate(table.rows):
             if not pictures.has(number):

@@ -100,12 +100,13 @@ class MathVerse:
         table = open_table(self._file(path), media=("image",))
         table.need(*_COLUMNS, "image")
         pictures = Pictures(table, "image")
+        shown = [str(row["problem_version"]) != TEXT_ONLY for row in table.rows]
+        pictures.check(WHERE, [number for number, has in enumerate(shown) if has])
         items = []
         for number, row in enumerate(table.rows):
-            text_only = str(row["problem_version"]) == TEXT_ONLY
-            if not text_only and not pictures.has(number):
+            if shown[number] and not pictures.has(number):
                 continue
-            load: Load = tuple if text_only else partial(pictures.media, number)
+            load: Load = partial(pictures.media, number) if shown[number] else tuple
             with table.naming(number, KeyError):
                 items.append(_item(row, protocol, shuffle, load))
         return Items(self.name, items, dropped=len(table.rows) - len(items))
@@ -171,7 +172,7 @@ def _strict(task: Task, answer: str | None) -> Grade | Undecided:
         return Grade(1.0, True, "same text")
     if task.gold.answer_type == "letter" and option_letter(normalise(answer))[0]:
         return Grade(0.0, False, "another letter")
-    mine, theirs = _number(answer), _number(gold)
+    mine, theirs = arithmetic.value_of_answer(answer), arithmetic.value_of_answer(gold)
     if mine is None or theirs is None:
         return Undecided("the answer and the reference are not both plain numbers")
     if arithmetic.close(mine, theirs):
@@ -180,10 +181,6 @@ def _strict(task: Task, answer: str | None) -> Grade | Undecided:
     if decimals and round(mine, len(decimals[1] or "")) == theirs:
         return Undecided("the answer rounds to the reference")
     return Grade(0.0, False, "another number")
-
-
-def _number(text: str) -> float | None:
-    return arithmetic.value(arithmetic.without_degrees(text))
 
 
 def _item(row: Row, protocol: str, shuffle: int | None, load: Load) -> Item:

@@ -102,6 +102,7 @@ class MathVision:
         table.need("question", "answer")
         column = "decoded_image" if "decoded_image" in table.columns else "image"
         pictures = Pictures(table, column)
+        pictures.check(WHERE)
         items = []
         for number, row in enumerate(table.rows):
             if not pictures.has(number):
@@ -154,8 +155,10 @@ def _strict(task: Task, answer: str | None) -> Grade | Undecided:
 
 def _option(answer: str, options: tuple[str, ...], gold: str) -> Grade | Undecided:
     named = choices.chosen(answer, options)
-    if named is None and (number := _number(answer)) is not None:
-        values = zip(choices.letters(options), map(_number, options), strict=True)
+    if named is None and (number := arithmetic.value_of_answer(answer)) is not None:
+        values = zip(
+            choices.letters(options), map(arithmetic.value_of_answer, options), strict=True
+        )
         equal = [name for name, other in values if other is not None and near(number, other)]
         named = equal[0] if len(equal) == 1 else None
     if named is not None:
@@ -169,7 +172,7 @@ def _option(answer: str, options: tuple[str, ...], gold: str) -> Grade | Undecid
 def _free(answer: str, gold: str) -> Grade | Undecided:
     if match(answer, gold, "auto", rel_tol=0.0).correct:
         return Grade(1.0, True, "same text")
-    mine, theirs = _number(answer), _number(gold)
+    mine, theirs = arithmetic.value_of_answer(answer), arithmetic.value_of_answer(gold)
     if mine is not None and theirs is not None:
         right = near(mine, theirs)
         return Grade(float(right), right, "same number" if right else "another number")
@@ -185,10 +188,6 @@ def near(first: float, second: float) -> bool:
     if arithmetic.close(first, second):
         return True
     return round(first, 2) == round(second, 2) and math.isclose(first, second, rel_tol=0.01)
-
-
-def _number(text: str) -> float | None:
-    return arithmetic.value(arithmetic.without_degrees(text))
 
 
 def _official(task: Task, said: str) -> Grade | Undecided:

@@ -156,7 +156,8 @@ def _parquet(path: Path, media: Collection[str]) -> Table:
 
 def _jsonl(path: Path, media: Collection[str]) -> Table:
     found: list[Any] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Not splitlines: a text may hold U+2028 or a form feed, which JSON does not escape.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
             try:
                 found.append(json.loads(line))

@@ -24,8 +24,8 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     suite: str
-    """vstar, hrbench, mathverse, mathvision, wemath, dynamath, tirbench, vsibench, or
-    ``package.module:Class`` of your own."""
+    """vstar, hrbench, mathverse, mathvision, wemath, dynamath, vlmsareblind, tirbench, vsibench,
+    videomme, or ``package.module:Class`` of your own."""
     path: str = ""
     """The benchmark's file or folder, or ``hf:owner/name`` (docs/suites.md)."""
     protocol: str = ""

@@ -91,6 +91,7 @@ class VLMsAreBlind:
             text = f"{str(row[words]).strip()}{suffix}"
             load = partial(pictures.media, number)
             items.append(Item(name, text, Gold(answer, "auto", facts), task_of(kind), load))
+        pictures.check(WHERE)
         return Items(self.name, items, dropped=len(table.rows) - len(items))
 
     def files(self, path: Path) -> tuple[Path, ...]:

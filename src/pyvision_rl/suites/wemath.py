@@ -77,6 +77,7 @@ class WeMath:
         column = "image" if "image" in table.columns else "image_path"
         table.need(column)
         pictures = Pictures(table, column)
+        pictures.check(WHERE)
         items = []
         for number, row in enumerate(table.rows):
             if not pictures.has(number):

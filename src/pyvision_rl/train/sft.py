@@ -301,11 +301,11 @@ class _Measured:
             values |= {
                 "probe_tool_share": reading.tool_share,
                 "probe_gain": reading.gain,
-                "probe_gain_se": reading.gain_se,
                 "probe_gain_with_bonus": reading.gain_with_bonus,
                 "probe_distance": reading.window_distance,
                 "probe_expectation": reading.expectation,
             }
+            values |= {} if reading.gain_se is None else {"probe_gain_se": reading.gain_se}
             words += (
                 f"; probe: tool share {reading.tool_share:.2f}, gain {reading.gain:+.3f}, "
                 f"with tool reward {reading.gain_with_bonus:+.3f}, "

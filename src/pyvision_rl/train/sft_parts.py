@@ -38,8 +38,8 @@ class ProbeReading(Protocol):
         ...
 
     @property
-    def gain_se(self) -> float:
-        """Standard error of ``gain``."""
+    def gain_se(self) -> float | None:
+        """Standard error of ``gain``; None where it is not known."""
         ...
 
     @property

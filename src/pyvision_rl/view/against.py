@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyvision_rl.runs import read_info
+from pyvision_rl.types import EndReason
 from pyvision_rl.view.index import RunIndex
 from pyvision_rl.view.scripts import Json
 
@@ -32,13 +33,14 @@ class Other:
         self._index = RunIndex(path)
 
     def payload(self) -> Json:
-        """Return the run's name, and [task id, graded samples that were right, graded] of each."""
+        """Return the run's name, and [task id, samples that were right, that count] of each."""
         tasks: dict[str, list[int]] = {}
         for step in self._index.refresh().steps:
             for row in step.rows:
                 counts = tasks.setdefault(row.task, [0, 0])
                 counts[0] += bool(row.correct)
-                counts[1] += row.correct is not None
+                # As in every evaluation: what failed by our own fault is wrong.
+                counts[1] += row.correct is not None or row.end == EndReason.FAILED
         # Not an object: in a script, "__proto__" is no name like others.
         return {**self._about, "tasks": [[task, *counts] for task, counts in tasks.items()]}
 

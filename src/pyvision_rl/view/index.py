@@ -7,6 +7,7 @@ that changes with the folder. Holds a row per trajectory, and no trajectory.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from pyvision_rl.runs import step_files
 from pyvision_rl.view.limits import ALL_STEPS, Steps
 from pyvision_rl.view.scripts import Json
 from pyvision_rl.view.steps import Row, StepIndex, TaskRow, index_step, stamp_of
@@ -73,20 +75,17 @@ class RunIndex:
 
     def _snapshot(self, version: str, steps: tuple[StepIndex, ...]) -> Snapshot:
         named = frozenset().union(*(s.images for s in steps))
-        folder = self.path / "media"
-        there = {f.name for f in folder.iterdir()} if folder.is_dir() else set()
+        there = _files(self.path / "media")
         here = sum(f"{digest}.png" in there for digest in named)
         return Snapshot(version, steps, len(named), here)
 
 
-def step_files(path: Path) -> dict[int, Path]:
-    """Return the rollouts files of a run by step."""
-    found = {}
-    for file in (path / "rollouts").glob("step_*.jsonl"):
-        digits = file.stem.removeprefix("step_")
-        if digits.isdecimal():
-            found[int(digits)] = file
-    return found
+def _files(folder: Path) -> set[str]:
+    """The names of a folder's files; a link is none (see ``media.saved_file``)."""
+    if not folder.is_dir():
+        return set()
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
 
 
 def _digest(path: Path, stamps: Iterable[tuple[Path, str]]) -> str:

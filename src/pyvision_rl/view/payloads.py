@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pyvision_rl.errors import RunError
+from pyvision_rl.media import saved_file
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.runs_videos import noted_videos
 from pyvision_rl.types import (
@@ -42,15 +43,17 @@ class Shelf:
 
     def has(self, sha256: str) -> bool:
         """Return whether the file of an image is there."""
-        return (self.folder / f"{sha256}.png").is_file()
+        return saved_file(sha256, self.folder) is not None
 
     def videos(self) -> Mapping[str, Path]:
         """Return where the videos lie; one that moved is not told apart."""
         try:
-            return noted_videos(self.folder)
+            found = noted_videos(self.folder)
         except RunError as error:
             self.problems = [str(error)]
             return {}
+        self.problems = []
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,12 @@ _LASTING = "private, max-age=31536000, immutable"
 _log = logging.getLogger(__name__)
 
 
+def hosts_of(port: int) -> frozenset[str]:
+    """Return what ``Host`` and ``Origin`` may name; browsers leave out the port 80."""
+    names = (HOST, "localhost")
+    return frozenset(f"{name}:{port}" for name in names).union(names if port == 80 else ())
+
+
 def new_token() -> str:
     """Return what a page must send with notes."""
     return secrets.token_urlsafe(24)
@@ -68,7 +74,7 @@ class Server(ThreadingHTTPServer):
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
             raise ConfigError(f"--port {port} cannot be had on {HOST}: {error}") from error
-        self.hosts = frozenset(f"{name}:{self.server_port}" for name in (HOST, "localhost"))
+        self.hosts = hosts_of(self.server_port)
 
     def server_bind(self) -> None:
         """Take the port; HTTPServer would look its own name up, which may take seconds."""

@@ -177,7 +177,7 @@ class RunSite:
         return sorted(digest for digest in named if self._shelf.has(digest))
 
     def image_file(self, digest: str) -> Path:
-        """Return the file of an image."""
+        """Return the file of an image that is there."""
         return self._shelf.folder / f"{digest}.png"
 
     def _data(self, name: str, query: Mapping[str, str]) -> bytes | None:

@@ -1,20 +1,23 @@
 """The trajectories of one step, in short: a row each, and where their lines lie.
 
 In: a file ``rollouts/step_*.jsonl``. Out: a ``StepIndex``: rows, groups, chunks; and from it the
-records of a chunk, read when they are wanted. A line that is no trajectory is named and skipped.
+records of a chunk, read when they are wanted. A line that is no trajectory is named and skipped; of
+two lines of one sample of an evaluation the last counts.
 Keeps no trajectory in memory.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from pyvision_rl.runs_codec import SavedRollout, decode, media_of
-from pyvision_rl.types import ExecStatus, population_std
+from pyvision_rl.runs_order import in_order
+from pyvision_rl.types import ExecStatus, ImageSource, population_std
 from pyvision_rl.usage import observed
 from pyvision_rl.view.lines import Problems, Raw, parsed, raw_lines
 from pyvision_rl.view.scripts import Json
@@ -24,6 +27,8 @@ CHUNK = 64
 MAX_ANSWER = 120
 """Characters of an answer that the list has, for searches."""
 _SEGMENTS = b', "segments": ['
+# An older or a foreign writer's line: anything may be in it.
+_FAULTS = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,19 @@ class TaskRow:
     question: str
     """Its first characters."""
     video: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Short:
+    """One line in short, before the others are known."""
+
+    place: tuple[Any, Any]
+    """As ``in_order`` takes it."""
+    row: Row
+    """Of no group yet."""
+    task: TaskRow
+    images: frozenset[str]
+    has_tokens: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,25 +128,13 @@ def _stamp(found: os.stat_result) -> str:
 def index_step(step: int, file: Path) -> StepIndex:
     """Read a step's file once, from its begin to its end."""
     stamp, problems = stamp_of(file), Problems(file.name)
-    rows: list[Row] = []
-    tasks: dict[str, TaskRow] = {}
-    images: set[str] = set()
-    group, rollouts, has_tokens = -1, set[int](), False
-    for raw in raw_lines(file, problems):
-        saved = _record(raw, problems, tokens=False)
-        if saved is None:
-            continue
-        task, rollout = saved.task.input, saved.trajectory.rollout
-        # An epoch's border may draw one task twice in a step.
-        if not rows or rows[-1].task != task.id or rollout in rollouts:
-            group, rollouts = group + 1, set()
-        rollouts.add(rollout)
-        has_tokens = has_tokens or _SEGMENTS in raw.content
-        rows.append(_row(saved, raw, group))
-        images.update(m.sha256 for m in media_of(saved) if m.kind == "image")
-        video = any(m.kind == "video" for m in task.media)
-        short = TaskRow(task.id, task.category, task.data_source, task.question[:200], video)
-        tasks.setdefault(task.id, short)
+    read = (_short(raw, problems) for raw in raw_lines(file, problems))
+    found = [short for short in read if short is not None]
+    shorts = [found[k] for k in in_order([short.place for short in found])]
+    rows = list(_grouped(shorts))
+    told = problems.told()
+    if again := len(found) - len(shorts):
+        told = (*told, f"{file.name}: {again} lines are of samples that were run again; not shown")
     return StepIndex(
         step,
         file,
@@ -136,10 +142,11 @@ def index_step(step: int, file: Path) -> StepIndex:
         tuple(rows),
         tuple(_stds(rows)),
         tuple(_chunks(rows)),
-        tasks,
-        frozenset(images),
-        has_tokens,
-        problems.told(),
+        # Of two of an id the first.
+        {short.task.id: short.task for short in reversed(shorts)},
+        frozenset().union(*(short.images for short in shorts)),
+        any(short.has_tokens for short in shorts),
+        told,
     )
 
 
@@ -163,26 +170,72 @@ def records(
                 raise ChangedError(index.file.name)
             for row in index.rows[start:end]:
                 file.seek(row.offset)
-                raw = Raw(0, row.offset, file.read(row.length))
-                saved = _record(raw, Problems(""), tokens=tokens)
-                if saved is None:
-                    raise ChangedError(index.file.name)
+                content = file.read(row.length)
+                line = parsed(content) if tokens else _without_tokens(content)
+                try:
+                    saved = decode(line if isinstance(line, dict) else {})
+                except _FAULTS as error:
+                    raise ChangedError(index.file.name) from error
                 yield row.group, saved
     except OSError as error:
         raise ChangedError(index.file.name) from error
 
 
-def _record(raw: Raw, problems: Problems, *, tokens: bool) -> SavedRollout | None:
-    line = parsed(raw.content) if tokens else _without_tokens(raw.content)
-    if not isinstance(line, dict):
+def _short(raw: Raw, problems: Problems) -> _Short | None:
+    """A line in short; None for one that is no trajectory, which is a problem."""
+    line = _without_tokens(raw.content)
+    if line is None:
         problems.add(f", line {raw.number}: not a JSON object, skipped")
         return None
     try:
-        return decode(line)
-    # An older or a foreign writer's line: anything may be in it.
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        saved = decode(line)
+        _check(saved)
+        task = saved.task.input
+        video = any(m.kind == "video" for m in task.media)
+        return _Short(
+            (line.get("index"), saved.trajectory.rollout),
+            _row(saved, raw),
+            TaskRow(task.id, task.category, task.data_source, task.question[:200], video),
+            frozenset(m.sha256 for m in media_of(saved) if m.kind == "image"),
+            _SEGMENTS in raw.content,
+        )
+    except _FAULTS as error:
         problems.add(f", line {raw.number}: not a trajectory ({error!r}), skipped")
         return None
+
+
+def _check(saved: SavedRollout) -> None:
+    """Check the values that a page reckons with; ``decode`` takes them as they come.
+
+    Raises:
+        TypeError: One is of another type.
+    """
+    task, t = saved.task.input, saved.trajectory
+    media = list(media_of(saved))
+    ran = [turn.execution for turn in t.turns if turn.execution is not None]
+    boxes = [s.box for e in ran for s in e.sources if isinstance(s, ImageSource)]
+    texts: list[object] = [task.id, task.question, task.category, task.data_source]
+    texts += [text for text in (t.answer, saved.reason) if text is not None]
+    texts += [m.sha256 for m in media]
+    numbers: list[object] = [t.rollout, *(edge for box in boxes for edge in box)]
+    numbers += [size for m in media for size in (m.width, m.height)]
+    numbers += [] if t.reward is None else [t.reward.correct]
+    for values, kind in ((texts, str), (numbers, int)):
+        if odd := [value for value in values if not isinstance(value, kind)]:
+            raise TypeError(f"{odd[0]!r:.40} is no {kind.__name__}")
+
+
+def _grouped(shorts: Iterable[_Short]) -> Iterator[Row]:
+    """Yield the rows with the numbers of their groups."""
+    group, rollouts = -1, set[int]()
+    before: tuple[Any, str] | None = None
+    for short in shorts:
+        row, task = short.row, (short.place[0], short.row.task)
+        # An epoch's border may draw one task twice in a step.
+        if task != before or row.rollout in rollouts:
+            group, rollouts, before = group + 1, set(), task
+        rollouts.add(row.rollout)
+        yield replace(row, group=group)
 
 
 def _without_tokens(content: bytes) -> Json | None:
@@ -200,14 +253,14 @@ def _without_tokens(content: bytes) -> Json | None:
     return None
 
 
-def _row(saved: SavedRollout, raw: Raw, group: int) -> Row:
+def _row(saved: SavedRollout, raw: Raw) -> Row:
     t = saved.trajectory
     ran = [turn.execution for turn in t.turns if turn.execution is not None]
     seen = None if t.prompted is None else t.prompted.visual + observed(t).visual
     return Row(
         offset=raw.offset,
         length=len(raw.content),
-        group=group,
+        group=-1,
         rollout=t.rollout,
         task=saved.task.id,
         end=t.end.value,

@@ -25,7 +25,6 @@ from pyvision_rl.integrations.verl.choice import masked_by
 from pyvision_rl.integrations.verl.journal import Journal
 from pyvision_rl.integrations.verl.server_policy import Server, ServerPolicy
 from pyvision_rl.integrations.verl.tokens import Pads, Row, row_of, vision_of
-from pyvision_rl.media import saved_media
 from pyvision_rl.parsing import CODE_CLOSE
 from pyvision_rl.policy.scripted import ScriptedPolicy
 from pyvision_rl.prompts import PromptBuilder
@@ -111,7 +110,7 @@ class Bench:
     def _find(self, bare: Media) -> Media:
         if bare.kind == "video":
             return replace(bare, source=self.videos.get(bare.sha256))
-        return saved_media(bare.sha256, bare.width, bare.height, self.folder / "media")
+        return replace(bare, source=self.folder / "media" / f"{bare.sha256}.png")
 
 
 @lru_cache(maxsize=4)

@@ -70,7 +70,8 @@
   }
 
   function home(state) {
-    return state.run.verb === "eval" && state.run.result ? "eval" : "training";
+    const measured = ["eval", "rescore"].includes(state.run.verb);
+    return measured && state.run.result ? "eval" : "training";
   }
 
   async function render(kept) {

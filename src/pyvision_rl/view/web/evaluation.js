@@ -1,6 +1,6 @@
 /* The evaluation page: headline, categories with intervals, all numbers, the items.
-   In: result.json as it is, and the index. Out: nodes. Computes no score but the interval of a
-   share and an item's own mean. */
+   In: result.json as it is, and the index. Out: nodes. Computes no score but an item's own mean,
+   and intervals where a result of an earlier release has none. */
 "use strict";
 (function () {
   const { h, num } = PVRL;
@@ -14,7 +14,7 @@
     return [
       h("h1", {}, "Evaluation"),
       overall
-        ? headline(overall)
+        ? headline(result)
         : h(
             "p",
             { class: "soft" },
@@ -29,7 +29,30 @@
 
   const isNumber = (v) => typeof v === "number";
 
-  function headline(overall) {
+  /* The 95 % interval of an accuracy: the result's own, or 1.96 standard errors to each side; null
+     where neither is known. An error of 0 is no certainty: all items were right, or all wrong. */
+  function intervalOf(scores, estimate) {
+    const found = estimate && typeof estimate === "object" ? estimate.accuracy_interval : null;
+    if (found && isNumber(found.low) && isNumber(found.high))
+      return { low: found.low, high: found.high, method: String(found.method || "") };
+    const { accuracy, accuracy_se: se } = scores;
+    if (!isNumber(accuracy) || !isNumber(se) || se <= 0) return null;
+    return {
+      low: Math.max(0, accuracy - Z * se),
+      high: Math.min(1, accuracy + Z * se),
+      method: "1.96 standard errors to each side",
+    };
+  }
+
+  const estimatesOf = (result) =>
+    result.estimates && typeof result.estimates === "object" ? result.estimates : {};
+
+  const between = ({ low, high }) =>
+    h("small", {}, ` ${num(100 * low, 1)} to ${num(100 * high, 1)}`);
+
+  function headline(result) {
+    const { overall } = result;
+    const known = intervalOf(overall, estimatesOf(result).overall);
     const wanted = [
       "accuracy",
       "tasks",
@@ -44,15 +67,12 @@
     const cards = wanted
       .filter((n) => isNumber(overall[n]))
       .map((n) => {
-        const se =
-          n === "accuracy" && isNumber(overall.accuracy_se)
-            ? h("small", {}, ` ± ${num(Z * 100 * overall.accuracy_se, 1)}`)
-            : null;
+        const spread = n === "accuracy" && known ? between(known) : null;
         return h(
           "div",
           {},
           h("dt", {}, PVRL.words(n)),
-          h("dd", {}, shares.has(n) ? PVRL.percent(overall[n], 1) : num(overall[n]), se),
+          h("dd", {}, shares.has(n) ? PVRL.percent(overall[n], 1) : num(overall[n]), spread),
         );
       });
     return h("dl", { class: "cards" }, cards);
@@ -66,21 +86,20 @@
   }
 
   function bars(result) {
-    const rows = rowsOf(result).filter(([, v]) => isNumber(v.accuracy));
+    const { overall, categories } = estimatesOf(result);
+    /* The first row is all of them, whatever a category is called. */
+    const rows = rowsOf(result)
+      .map(([name, v], k) => [name, v, intervalOf(v, k ? (categories || {})[name] : overall)])
+      .filter(([, v]) => isNumber(v.accuracy));
     if (!rows.length) return null;
-    const bar = ([name, v]) => {
-      const se = isNumber(v.accuracy_se) ? v.accuracy_se : null;
-      const [low, high] = [
-        Math.max(0, v.accuracy - Z * (se || 0)),
-        Math.min(1, v.accuracy + Z * (se || 0)),
-      ];
-      const spread =
-        se === null
-          ? null
-          : h("b", {
-              class: "whisker",
-              css: { left: `${100 * low}%`, width: `${100 * (high - low)}%` },
-            });
+    const methods = [...new Set(rows.flatMap(([, , known]) => (known ? [known.method] : [])))];
+    const bar = ([name, v, known]) => {
+      const spread = known
+        ? h("b", {
+            class: "whisker",
+            css: { left: `${100 * known.low}%`, width: `${100 * (known.high - known.low)}%` },
+          })
+        : null;
       return h(
         "div",
         { class: `score${name === "all" ? " all" : ""}` },
@@ -90,7 +109,7 @@
           "span",
           { class: "n" },
           PVRL.percent(v.accuracy, 1),
-          se === null ? null : h("small", {}, ` ± ${num(100 * Z * se, 1)}`),
+          known ? between(known) : null,
         ),
         h("span", { class: "n soft" }, isNumber(v.tasks) ? PVRL.count(v.tasks, "item") : ""),
       );
@@ -103,7 +122,9 @@
       h(
         "p",
         { class: "soft small" },
-        "Lines are 95 % intervals, 1.96 standard errors to each side.",
+        methods.length
+          ? `Lines are 95 % intervals: ${methods.join("; ")}. Where there is none, tasks are too few.`
+          : "Tasks are too few for intervals.",
       ),
     );
   }
@@ -201,7 +222,11 @@
 
   function item(index, task, places) {
     const rows = places.flatMap((p) => index.rowsOf(p.step, p.group));
-    const graded = rows.map((r) => index.correct[r]).filter((c) => c !== null);
+    /* As in every evaluation: what failed by our own fault is wrong. */
+    const failed = (r) => index.ends[index.end[r]] === "failed";
+    const graded = rows
+      .map((r) => (failed(r) ? 0 : index.correct[r]))
+      .filter((c) => c !== null);
     const href =
       rows.length === 1 ? index.addressOf(rows[0]) : PVRL.at.group(places[0].step, places[0].group);
     return {

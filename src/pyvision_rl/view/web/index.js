@@ -69,17 +69,21 @@
       };
     }
 
-    /* 1 is the group whose rewards spread most in its step; null without rewards. */
+    /* 1 is the group whose rewards spread most in its step, equal ones share a rank; null without
+       rewards. */
     rank(step, group) {
       if (!this._ranks.has(step)) {
-        const found = (this.groupsOf.get(step) || []).map((g) => {
-          const rewards = this.rowsOf(step, g).map((r) => this.reward[r]);
-          return [g, std(rewards.filter((x) => x !== null))];
-        });
-        found.sort(
-          (a, b) => (b[1] === null ? -1 : b[1]) - (a[1] === null ? -1 : a[1]) || a[0] - b[0],
+        /* Of the index, not computed again: equal ones must be equal to the last bit. */
+        const found = (this.groupsOf.get(step) || []).map((g) => [
+          g,
+          this.std[this.rowsOf(step, g)[0]],
+        ]);
+        const known = found.map(([, s]) => s).filter((s) => s !== null);
+        known.sort((a, b) => b - a);
+        this._ranks.set(
+          step,
+          new Map(found.map(([g, s]) => [g, s === null ? null : known.indexOf(s) + 1])),
         );
-        this._ranks.set(step, new Map(found.map(([g, s], i) => [g, s === null ? null : i + 1])));
       }
       return this._ranks.get(step).get(group);
     }

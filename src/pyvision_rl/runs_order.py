@@ -1,0 +1,25 @@
+"""Which lines of a rollouts file count, and in which order.
+
+In: what each line tells of its place: its task's place in the set, which evaluations write, and the
+number of the sample. Out: the numbers of the lines that count. An evaluation that is running or was
+killed leaves its lines in the order in which episodes ended, and two of a sample that was run
+again. Reads no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def in_order(places: Sequence[tuple[Any, Any]]) -> list[int]:
+    """Return the numbers of the lines that count, by task and sample; of one sample the last.
+
+    Args:
+        places: Of each line the place of its task and the sample, as the line has them. Where one
+            does not tell, all lines count as they stand.
+    """
+    if not all(isinstance(number, int) for place in places for number in place):
+        return list(range(len(places)))
+    last = {place: line for line, place in enumerate(places)}
+    return [last[place] for place in sorted(last)]

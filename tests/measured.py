@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.train.batching import Example
-from pyvision_rl.train.learner import Learner
-from pyvision_rl.types import Segment
+from pyvision_rl.train.learner import Learner, SftStats
+from pyvision_rl.types import Batch, Segment, UpdateStats
 from tests.tiny_models import noise
 
 
@@ -46,3 +53,41 @@ def measured_peak(learner: Learner, batch: list[Example]) -> int:
     before += sum(p.nbytes for p in learner.model.module.parameters())
     pixels = sum(values.nbytes for values in learner.model._patches.values())
     return int(held.max()) + before + pixels // 2  # two micro-batches, one at a time
+
+
+class Copying(Learner):
+    """Goes on from a copy of a state, and notes at each step whether anybody still has the state.
+
+    torch's own optimizers keep its tensors where they can.
+    """
+
+    def __init__(self, *args: Any, held: list[bool], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._held = held
+        self._state: list[weakref.ref[torch.Tensor]] = []
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._state = [weakref.ref(tensor) for tensor in tensors(state)]
+        assert self._state
+        super().load_state_dict(copy.deepcopy(state))
+
+    def update(self, batch: Batch, temperature: float) -> UpdateStats:
+        self._note()
+        return super().update(batch, temperature)
+
+    def sft_step(self, examples: Sequence[Example]) -> SftStats:
+        self._note()
+        return super().sft_step(examples)
+
+    def _note(self) -> None:
+        gc.collect()
+        self._held.append(any(found() is not None for found in self._state))
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield every tensor in plain containers."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from tensors(each)

@@ -7,6 +7,7 @@ statistics, weights, log-probabilities, state.
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -34,6 +35,10 @@ class Scenario:
     dtype: str = "float32"
     state: dict[str, Any] | None = None
     """To go on from."""
+    moved: float = 0.0
+    """How far (standard deviation) each weight was moved before, as an earlier stage does."""
+    gone: bool = False
+    """Whether the model's folder is removed once process 0 has read it."""
 
 
 @dataclass
@@ -58,6 +63,10 @@ def play(scenario: Scenario, make: Callable[..., Learner] = Learner) -> Outcome:
 
         targets = LORA_MAPS[config.lora_targets]
         add_adapters(model.module, rank=config.lora_rank, alpha=8, targets=targets, seed=5)
+    if scenario.moved:
+        _move(model.module, scenario.moved)
+    if scenario.gone:
+        shutil.rmtree(scenario.folder)
     learner = make(model, config, seed=7)
     if scenario.state is not None:
         learner.load_state_dict(scenario.state)
@@ -75,6 +84,12 @@ def play(scenario: Scenario, make: Callable[..., Learner] = Learner) -> Outcome:
     done.weights = {n: p.detach().clone() for n, p in model.module.named_parameters()}
     done.state = learner.state_dict()
     return done
+
+
+@torch.no_grad()
+def _move(module: torch.nn.Module, scale: float) -> None:
+    for parameter in module.parameters():
+        parameter.add_(torch.randn(parameter.shape) * scale)
 
 
 def run(file: Path) -> None:

@@ -190,21 +190,17 @@ def _data_sources(config: Config) -> frozenset[str]:
 
 
 def _renderer(config: Config, model: VisionLanguageModel | None) -> Renderer:
-    if not config.policy.model:
+    policy = config.policy
+    if not policy.model:
         from pyvision_rl.rendering.chars import CharsRenderer
 
         return CharsRenderer()
-    if model is None:
-        from pyvision_rl.models.load import vision_spec
+    if model is not None:
+        return load_renderer(policy.model, model.vision)
+    from pyvision_rl.models.load import vision_spec
 
-        vision = vision_spec(
-            config.policy.model,
-            min_pixels=config.policy.min_pixels,
-            max_pixels=config.policy.max_pixels,
-        )
-    else:
-        vision = model.vision
-    return load_renderer(config.policy.model, vision)
+    limits = {"min_pixels": policy.min_pixels, "max_pixels": policy.max_pixels}
+    return load_renderer(policy.model, vision_spec(policy.model, **limits))
 
 
 def _policy(

@@ -1,8 +1,9 @@
 """From a picture to what a Qwen-VL vision tower reads: resize rule, patch grid, patches.
 
 In: ``Media`` and the ``VisionSpec`` of a model. Out: grid sizes, token counts and float32 patches,
-equal to those of transformers' ``Qwen2VLImageProcessorPil``. NumPy and Pillow only: counting the
-tokens of a prompt needs no network. A still image repeats its frame over ``temporal_patch_size``.
+equal to those of transformers' ``Qwen2VLImageProcessorPil``; and segments with their placeholders
+expanded. NumPy and Pillow only: counting the tokens of a prompt needs no network. A still image
+repeats its frame over ``temporal_patch_size``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from PIL import Image
 
 from pyvision_rl.errors import ConfigError, RenderError
 from pyvision_rl.media import open_image
-from pyvision_rl.types import Media
+from pyvision_rl.types import Media, Segment
 
 Triple: TypeAlias = tuple[float, float, float]
 """One number per colour channel: red, green, blue."""
@@ -110,6 +111,36 @@ def num_tokens(media: Media, spec: VisionSpec) -> int:
     """Return how many tokens the image takes in the network's context."""
     frames, rows, columns = grid(media, spec)
     return frames * rows * columns // spec.merge_size**2
+
+
+def expand_segment(
+    segment: Segment, image_token_id: int, spec: VisionSpec
+) -> tuple[list[int], list[tuple[int, int, int]]]:
+    """Return a segment as the network reads it. Nothing else expands a placeholder.
+
+    Returns:
+        Its ids, with as many pads in place of an image's placeholder as the image takes; and of
+        each image (index of the first pad, rows, columns), rows and columns of pads.
+
+    Raises:
+        RenderError: Placeholders and images do not match, or an image cannot be shown.
+    """
+    ids = segment.token_ids
+    # In sampled text the id is a token like any other.
+    places = [i for i, t in enumerate(ids) if t == image_token_id and not segment.sampled]
+    if len(places) != len(segment.media):
+        raise RenderError(
+            f"a segment has {len(places)} image placeholders and {len(segment.media)} images"
+        )
+    expanded: list[int] = []
+    spans, start = [], 0
+    for place, media in zip(places, segment.media, strict=True):
+        expanded += ids[start:place]
+        rows, columns = (side // spec.merge_size for side in grid(media, spec)[1:])
+        spans.append((len(expanded), rows, columns))
+        expanded += [image_token_id] * (rows * columns)
+        start = place + 1
+    return [*expanded, *ids[start:]], spans
 
 
 def tokens_of_size(width: int, height: int, spec: VisionSpec) -> int:

@@ -20,13 +20,12 @@ line breaks go by what code gave, which no placeholder can (``released_style``).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from pyvision_rl.config import PromptsConfig
 from pyvision_rl.errors import TaskError
 from pyvision_rl.images import MAX_ASPECT_RATIO, too_long
-from pyvision_rl.template import check_characters, load_template
+from pyvision_rl.template import check_characters, encodable, load_template
 from pyvision_rl.types import (
     ExecStatus,
     Execution,
@@ -50,8 +49,6 @@ ALLOWED_FORMS = (
     "End a reply either with one <code> block that holds a ```python fence, or with one <answer> "
     "block that holds \\boxed{...}."
 )
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class PromptBuilder:
@@ -178,7 +175,7 @@ def _error(execution: Execution) -> str:
 
 def _text(text: str) -> tuple[Part, ...]:
     """The text as parts: none when empty. Lone surrogates cannot be encoded and are replaced."""
-    return (Text(_SURROGATE.sub("\ufffd", text)),) if text else ()
+    return (Text(encodable(text)),) if text else ()
 
 
 def _tagged(images: Iterable[tuple[str, Media, str | None]]) -> tuple[Part, ...]:

@@ -17,13 +17,12 @@ grammar of turns (``parsing``) and binds nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from pyvision_rl.template import encodable
 from pyvision_rl.types import Execution, Media, Message, Observation, Part, Text
 from pyvision_rl.video_prompt import VIDEO_NAME
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _OPEN = "<tool_response>\n<interpreter>"
 _CLOSE = "</interpreter>\n\n</tool_response>"
 
@@ -91,7 +90,7 @@ def _laid_out(
 
 def _joined(*lines: str) -> str:
     """The lines that are not empty; lone surrogates cannot be encoded and are replaced."""
-    return _SURROGATE.sub("\ufffd", "\n".join(line for line in lines if line))
+    return encodable("\n".join(line for line in lines if line))
 
 
 def _film(name: str, media: Media, bindings: Mapping[str, Media]) -> Iterator[str]:

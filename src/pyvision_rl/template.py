@@ -35,6 +35,7 @@ _PLACEHOLDER = re.compile(
     r"|\{(?P<name>[a-z][a-z0-9_]*)\}"
 )
 _CONDITION = re.compile(r"\{([a-z][a-z0-9_]*)\?\}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,11 @@ def check_characters(text: str, where: str) -> None:
                     f"{where}: line {number} holds the control character U+{ord(character):04X}; "
                     "only newlines and tabs are allowed"
                 )
+
+
+def encodable(text: str) -> str:
+    """Return text with U+FFFD for lone surrogates: UTF-8 has none, and tokenizers refuse them."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _check_placeholders(

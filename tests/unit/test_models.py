@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +16,11 @@ from hypothesis import strategies as st
 
 from pyvision_rl.errors import ConfigError, RenderError
 from pyvision_rl.images import grid, num_tokens
+from pyvision_rl.integrations.verl.tokens import Pads
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.load import load_model
+from pyvision_rl.policy.vllm_prompt import PromptWriter
+from pyvision_rl.sizes.architecture import read_folder
 from pyvision_rl.types import Media, Segment
 from tests.tiny_models import FAMILIES, make_tiny, noise
 
@@ -125,8 +131,19 @@ def test_a_sampled_placeholder_is_a_token_like_any_other(model: VisionLanguageMo
 @pytest.mark.parametrize("media", [0, 2])
 def test_images_and_placeholders_must_match(model: VisionLanguageModel, media: int) -> None:
     segment = Segment((model.image_token_id,), False, media=(noise(1, 28, 28),) * media)
-    with pytest.raises(RenderError, match=f"1 image placeholders and {media} images"):
-        model.expand([segment])
+    pads = Pads(model.image_token_id, model.vision)
+    for expand in (model.expand, pads.expand):
+        with pytest.raises(RenderError, match=f"1 image placeholders and {media} images"):
+            expand([segment])
+
+
+def test_everybody_who_expands_gets_the_ids_of_the_network(model: VisionLanguageModel) -> None:
+    segments = episode(model)
+    expanded = model.expand(segments)
+    asked = asyncio.run(PromptWriter(model.image_token_id, model.vision).write(segments))
+    assert asked.expanded == expanded.token_ids
+    assert [first for first, _ in asked.spans] == [first for first, _ in expanded.images]
+    assert tuple(Pads(model.image_token_id, model.vision).expand(segments)) == expanded.token_ids
 
 
 _pieces = st.lists(
@@ -179,3 +196,61 @@ def test_another_family_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_missing_model_is_named() -> None:
     with pytest.raises(ConfigError, match="/nowhere/at/all"):
         load_model("/nowhere/at/all")
+
+
+def test_weights_that_cannot_be_read_are_named_by_their_key(tmp_path: Path) -> None:
+    make_tiny(tmp_path)
+    (weights,) = tmp_path.glob("*.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=r"policy\.model = .* cannot be loaded"):
+        load_model(str(tmp_path))
+    weights.unlink()
+    with pytest.raises(ConfigError, match=r"policy\.model = .* cannot be loaded"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="platform: there is a GPU")
+def test_a_device_that_is_not_here_is_named_by_its_key(tmp_path: Path) -> None:
+    make_tiny(tmp_path)
+    with pytest.raises(ConfigError, match=r"policy\.device = 'cuda'"):
+        load_model(str(tmp_path), device="cuda")
+
+
+def test_limits_that_contradict_name_the_keys_and_the_model(tmp_path: Path) -> None:
+    make_tiny(tmp_path)
+    with pytest.raises(ConfigError, match=r"policy\.max_pixels = 10: 784 is above 10") as caught:
+        load_model(str(tmp_path), max_pixels=10)
+    assert "policy.min_pixels = None" in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def as_version_5_saves(folder: Path) -> dict[str, Any]:
+    """Move what is said of images to where transformers 5 saves it; return it."""
+    file = folder / "preprocessor_config.json"
+    rules: dict[str, Any] = json.loads(file.read_text())
+    file.unlink()
+    whole = {"processor_class": "Qwen2_5_VLProcessor", "image_processor": rules}
+    (folder / "processor_config.json").write_text(json.dumps(whole))
+    return rules
+
+
+def test_a_processor_saved_by_transformers_5_is_read_as_before(tmp_path: Path) -> None:
+    before = make_tiny(tmp_path)[0].vision
+    sized = read_folder(tmp_path).spec
+    rules = as_version_5_saves(tmp_path)
+    assert load_model(str(tmp_path), device="cpu").vision == before
+    assert read_folder(tmp_path).spec == sized
+    assert (sized.min_pixels, sized.max_pixels) == (before.min_pixels, before.max_pixels)
+    # Where both are, transformers reads the section.
+    rules["size"] = {"shortest_edge": 1, "longest_edge": 2}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(rules))
+    assert load_model(str(tmp_path), device="cpu").vision == before
+    assert read_folder(tmp_path).spec == sized
+
+
+def test_a_model_without_a_processor_is_refused_by_its_key(tmp_path: Path) -> None:
+    make_tiny(tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(ConfigError, match=r"policy\.model = .* has no image processor"):
+        load_model(str(tmp_path), device="cpu")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +362,20 @@ def test_a_policy_elsewhere_takes_no_memory_here() -> None:
     assert plan_of("rollout", config, 1).fits is None
 
 
+def test_the_learner_of_a_served_policy_is_planned_without_its_samplers_caches() -> None:
+    keys = {"model": "Qwen/Qwen2.5-VL-7B-Instruct", "dtype": "bfloat16"}
+    here, served = (
+        plan_of("rl", Config.model_validate({"policy": keys | {"name": name}}), GIB)
+        for name in ("local", "vllm")
+    )
+    assert here.held is not None
+    assert served.held == replace(here.held, cache=0, prefill=0)
+    assert served.fits == "no"
+    # Where nothing is trained no network is loaded here.
+    config = Config.model_validate({"policy": keys | {"name": "vllm"}})
+    assert plan_of("eval", config, GIB).fits is None
+
+
 # Before a real run.
 
 
@@ -375,6 +390,11 @@ def test_a_run_that_cannot_fit_is_refused_warned_about_or_left_alone(caplog) -> 
     assert "alone take" in require_fit("rl", _large("warn"), 80 * GIB, "this GPU")
     assert require_fit("rl", _large("refuse"), 8000 * GIB, "this GPU") == ""
     require_memory("rl", _large("off"))
+    served = {"policy": {"name": "vllm", "model": "Qwen/Qwen2.5-VL-72B", "device": "cpu"}}
+    # AdamW over 73 billion weights in float32 wants 1.1 TiB.
+    with pytest.raises(ConfigError, match=r"weights, gradients and optimizer of .*72B"):
+        require_memory("rl", Config.model_validate(served))
+    require_memory("eval", Config.model_validate(served))
 
 
 def test_the_tiny_runs_are_not_refused(tiny) -> None:

@@ -135,6 +135,10 @@ def test_paths_start_where_the_options_say(folder: Path, tmp_path: Path) -> None
         tasks(path)
     found = tasks(path, media_root=str(folder), drop_prefix="/cluster/disk")
     assert found[0].input.media == (image_media(RED),)
+    # Taken off are whole folders.
+    beside = write(elsewhere, raw(image_path="/cluster/disk2/images/red.png"))
+    with pytest.raises(TaskError, match=r"/cluster/disk2/images/red\.png: no such file"):
+        tasks(beside, media_root=str(folder), drop_prefix="/cluster/disk")
     absolute = write(elsewhere, raw(image_path=str(folder / "images" / "red.png")))
     assert len(tasks(absolute)) == 1
 

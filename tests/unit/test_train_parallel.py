@@ -19,13 +19,15 @@ from pyvision_rl.checks_sft import check_stages
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.train import sharding
 from pyvision_rl.train.batching import Example, MicroBatch, pack
+from pyvision_rl.train.processes import own_gpu
 from pyvision_rl.train.shares import rounds
 from pyvision_rl.types import Batch, Segment
 from tests.parallel_runs import Runner
 from tests.parallel_steps import Outcome, Scenario, play
 from tests.sampled import batch_of, episode
-from tests.tiny_models import make_tiny
+from tests.tiny_models import FAMILIES, make_tiny
 
 CLOSE = 1e-5
 RATE = 1e-3
@@ -87,16 +89,22 @@ def scenarios(folder: Path, model: VisionLanguageModel) -> dict[str, Scenario]:
         "not finite": (small, [batch, bad, batch]),
         "undone": (small | {"minibatches": 4}, [batch, bad, batch]),
         "master weights": (small | {"master_weights": True}, rl),
+        "adapters beside bfloat16": (small | {"lora_rank": 4, "lora_alpha": 8}, rl),
     }
-    dtypes = {"master weights": "bfloat16"}
-    return {n: Scenario(str(folder), *k, dtypes.get(n, "float32")) for n, k in kinds.items()}
+    # None starts with the weights that lie in the folder: those of a second stage do not.
+    return {
+        n: Scenario(str(folder), *k, "bfloat16" if n in HALF else "float32", moved=0.05)
+        for n, k in kinds.items()
+    }
 
 
-WHOLE = ("sft", "rl", "minibatches", "adapters")
+HALF = ("master weights", "adapters beside bfloat16")
+"""What is played with a network in bfloat16."""
+WHOLE = ("sft", "rl", "minibatches", "adapters", *HALF)
 """What is played with the whole network in each process."""
 SHARED = (
     *(*WHOLE, "sft of one micro-batch", "micro-batch means", "without its tower"),
-    *("checkpointing", "not finite", "undone", "master weights"),
+    *("checkpointing", "not finite", "undone"),
 )
 PLAYED = [*(f"ddp {name}" for name in WHOLE), *(f"fsdp2 {name}" for name in SHARED)]
 
@@ -144,7 +152,7 @@ def test_two_processes_make_the_steps_of_one(
     one, two = alone[name], together[played]
     # bfloat16 keeps 8 bits: what was added up in another order differs by 2^-8, which in a logit
     # of 16 is 0.06.
-    close, relative = (0.02, 0.05) if name == "master weights" else (CLOSE, 1e-4)
+    close, relative = (0.02, 0.05) if name in HALF else (CLOSE, 1e-4)
     assert one.errors == two.errors
     assert len(one.errors) == (name in ("not finite", "undone"))
     assert len(one.stats) == len(two.stats) > 0
@@ -160,10 +168,11 @@ def test_two_processes_make_the_steps_of_one(
     assert moved.mean() < max(0.02, close) * RATE
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_float32_copies_of_two_processes_are_those_of_one(
-    alone: dict[str, Outcome], together: dict[str, Outcome]
+    kind: str, alone: dict[str, Outcome], together: dict[str, Outcome]
 ) -> None:
-    one, two = alone["master weights"].state, together["fsdp2 master weights"].state
+    one, two = alone["master weights"].state, together[f"{kind} master weights"].state
     ours, theirs = (s["optimizers"]["masters"] for s in (one, two))
     assert [m.shape for m in ours] == [m.shape for m in theirs]
     assert {m.dtype for m in theirs} == {torch.float32}
@@ -219,6 +228,33 @@ def test_what_two_processes_saved_goes_on_with_the_same_bits_and_on_one(
         assert known(ours) == pytest.approx(known(theirs), abs=CLOSE, rel=1e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_process_0_reads_the_models_files(family: str, runner: Runner, tmp_path: Path) -> None:
+    folders = {kind: tmp_path / kind for kind in ("none", "ddp", "fsdp2")}
+    made = {kind: make_tiny(folder, family)[0] for kind, folder in folders.items()}
+    batches = [batch_of(made["none"])] * 2
+    train = {"learning_rate": RATE, "micro_batch_tokens": 60}
+    orders = {
+        kind: Scenario(str(folder), train | {"parallel": kind}, batches, gone=True)
+        for kind, folder in folders.items()
+    }
+    one = play(orders.pop("none"))
+    for kind, two in run_on_two(orders, runner, tmp_path).items():
+        assert not folders[kind].exists()
+        for ours, theirs in zip(one.stats, two.stats, strict=True):
+            assert known(ours) == pytest.approx(known(theirs), abs=CLOSE, rel=1e-4)
+        for ps, qs in zip(one.logprobs, two.logprobs, strict=True):
+            assert ps == pytest.approx(qs, abs=1e-3)
+
+
+def test_only_process_0_keeps_a_state_whole() -> None:
+    state = {"state": [{"exp_avg": torch.ones(3), "step": 2}], "groups": (0.1,)}
+    assert sharding.gathered_state(state, keep=True)["state"][0]["exp_avg"].tolist() == [1.0] * 3
+    told = sharding.gathered_state(state, keep=False)
+    assert told["state"][0]["exp_avg"].numel() == 0
+    assert (told["state"][0]["step"], told["groups"]) == (2, (0.1,))
+
+
 # Who computes what
 
 
@@ -260,6 +296,12 @@ def test_a_batch_that_fits_one_micro_batch_is_cut_for_all(model: VisionLanguageM
 
 
 # What is refused
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused_by_number() -> None:
+    assert [own_gpu(place, 2) for place in (0, 1)] == [0, 1]
+    with pytest.raises(ConfigError, match=r"process 3 on this machine .* there are 2; "):
+        own_gpu(2, 2)
 
 
 def config(**train: Any) -> Config:

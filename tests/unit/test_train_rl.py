@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from pyvision_rl.train.rl import run_rl
 from pyvision_rl.train.task_stream import TaskStream, _shuffled
 from pyvision_rl.types import EndReason, Group, Task, Trajectory
 from tests.fakes import Colours
+from tests.measured import Copying
 from tests.tiny_models import ROUNDING, make_tiny
 
 TIMES = ("time", "sample_s", "update_s")
@@ -58,6 +60,13 @@ def metrics(out: Path) -> list[dict[str, object]]:
 
 def weights(out: Path, step: int) -> bytes:
     return (out / "checkpoints" / f"step_{step:06d}" / "model.safetensors").read_bytes()
+
+
+def test_a_resumed_run_does_not_hold_the_state_it_went_on_from(model: Path, tmp_path: Path) -> None:
+    out, held = tmp_path / "out", list[bool]()
+    run_rl(config(model, train={"steps": 2}), out)
+    run_rl(config(model), out, resume=out, learner=partial(Copying, held=held))
+    assert held == [False, False]
 
 
 def test_a_resumed_run_continues_bit_identically(model: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from measured import Copying
 from PIL import Image
 from sft_wiring import Wiring, assert_same_weights, config_of, weights, write_pairs
 from tiny_models import make_tiny
@@ -179,6 +181,23 @@ def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(
     assert again.lines == {step: first.lines[step] for step in (3, 4, 5, 6)}
     for name, value in weights(out / "final").items():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_resumed_run_does_not_hold_the_state_it_went_on_from(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    held: list[bool] = []
+    config = config_of(source, pairs)
+    run_sft(config, tmp_path / "run", wire=Wiring())
+    half = step_path(tmp_path / "run" / "checkpoints", 2)
+    run_sft(
+        config,
+        tmp_path / "again",
+        wire=Wiring(),
+        resume=half,
+        learner=partial(Copying, held=held),
+    )
+    assert held == [False, False]
 
 
 def test_a_finished_run_is_not_run_again(source: Path, pairs: Path, tmp_path: Path) -> None:

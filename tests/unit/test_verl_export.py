@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,38 @@ def test_a_refused_config_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.optimizer: "):
         export_verl(a_config(train={"optimizer": "muon"}), tmp_path / "out", Machines())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "match"),
+    [
+        # What is left of another grader's options.
+        ({"name": "match", "options": {"routes": {"a": {"grader": "match"}}}}, "routes"),
+        ({"name": "route", "options": {"routes": {"a": {"grader": "match"}}}}, "no route for"),
+        ({"name": "nowhere"}, r"rewards\.name"),
+    ],
+)
+def test_a_grader_that_could_not_grade_is_refused_before_anything_is_written(
+    rewards: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=match):
+        export_verl(a_config(rewards=rewards), tmp_path / "out", Machines())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_of_the_smoke_test_exports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (command,) = re.findall(
+        r"^pvrl (export-verl \S*3b_lora\S* .*)$", DOCS.read_text(), re.MULTILINE
+    )
+    rows = [{"id": str(i), "question": f"{i} + 1?", "answer": str(i + 1)} for i in range(4)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(app, shlex.split(command))
+    assert told.exit_code == 0, told.output
+    assert (tmp_path / "OUT" / "launch.sh").exists()
 
 
 def test_fewer_tasks_than_a_batch_are_refused(tmp_path: Path) -> None:

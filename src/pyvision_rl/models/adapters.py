@@ -120,5 +120,6 @@ def _merged(module: nn.Module) -> dict[str, Tensor]:
             key = f"{name}.weight"
             with torch.no_grad():
                 added = layer.get_delta_weight(_NAME)
-                state[key] = (state[key].float() + added).to(state[key].dtype)
+                # Not a second copy of all adapted maps beside the first on a GPU.
+                state[key] = (state[key].float() + added).to(state[key].dtype).cpu()
     return state

@@ -2,8 +2,8 @@
 
 In: segments of the token ledger (one placeholder per image) and their images. Out: the network's
 token ids (placeholders expanded to N pads), explicit 3-D rotary positions, hidden states and
-log-probabilities. This is the only place that expands placeholders, so sampler and learner cannot
-disagree. Layers are transformers' own; nothing of the network is rewritten here.
+log-probabilities. Sampler and learner both expand here, so they cannot disagree. Layers are
+transformers' own; nothing of the network is rewritten here.
 
 Axes: B rows, T query tokens, S key tokens, H width, V vocabulary. Positions are [3, ...] for
 (time, height, width), as in Qwen2-VL (arXiv 2409.12191, M-RoPE).
@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyvision_rl.errors import RenderError
-from pyvision_rl.images import VisionSpec, grid, patches
+from pyvision_rl.images import VisionSpec, expand_segment, grid, patches
 from pyvision_rl.types import Media, Segment
 
 _PATCH_CACHE_BYTES = 64 * 2**20
@@ -106,27 +105,24 @@ class VisionLanguageModel:
         images: list[tuple[int, Media]] = []
         position = first_position
 
-        def add_text(tokens: Sequence[int]) -> None:
+        def add_text(count: int) -> None:
             nonlocal position
-            ids.extend(tokens)
-            columns.append(np.broadcast_to(np.arange(len(tokens)) + position, (3, len(tokens))))
-            position += len(tokens)
+            columns.append(np.broadcast_to(np.arange(count) + position, (3, count)))
+            position += count
 
         for segment in segments:
-            before = len(ids)
-            start = 0
-            for place, media in zip(self._placeholders(segment), segment.media, strict=True):
-                add_text(segment.token_ids[start:place])
-                rows, cols = self._token_grid(media)
-                images.append((len(ids), media))
-                ids.extend([self.image_token_id] * (rows * cols))
+            expanded, spans = expand_segment(segment, self.image_token_id, self.vision)
+            done = 0
+            for (first, rows, cols), media in zip(spans, segment.media, strict=True):
+                add_text(first - done)
+                images.append((len(ids) + first, media))
                 columns.append(_image_positions(position, rows, cols))
                 position += max(rows, cols)
-                start = place + 1
-            add_text(segment.token_ids[start:])
-            count = len(ids) - before
-            sampled.extend([segment.sampled] * count)
-            logprobs.extend(segment.known_logprobs if segment.sampled else [0.0] * count)
+                done = first + rows * cols
+            add_text(len(expanded) - done)
+            ids += expanded
+            sampled += [segment.sampled] * len(expanded)
+            logprobs += segment.known_logprobs if segment.sampled else [0.0] * len(expanded)
         return Expanded(
             tuple(ids),
             np.concatenate(columns, axis=1) if columns else np.zeros((3, 0), np.int64),
@@ -135,21 +131,6 @@ class VisionLanguageModel:
             tuple(images),
             position,
         )
-
-    def _placeholders(self, segment: Segment) -> list[int]:
-        """Return where images stand. In sampled text the id is a token like any other."""
-        if segment.sampled:
-            return []
-        places = [i for i, t in enumerate(segment.token_ids) if t == self.image_token_id]
-        if len(places) != len(segment.media):
-            raise RenderError(
-                f"a segment has {len(places)} image placeholders and {len(segment.media)} images"
-            )
-        return places
-
-    def _token_grid(self, media: Media) -> tuple[int, int]:
-        _, height, width = grid(media, self.vision)
-        return height // self.vision.merge_size, width // self.vision.merge_size
 
     def embed(self, token_ids: Tensor, images: Sequence[tuple[int, int, Media]]) -> Embedded:
         """Return embeddings with every image's features at its pads.

@@ -5,11 +5,10 @@ In: a path or name. Out: a ``VisionLanguageModel``. Knows where each family keep
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.images import VisionSpec
@@ -30,24 +29,24 @@ def load_model(
     """Return the model at ``path`` (Hugging Face directory or name) in evaluation mode.
 
     Raises:
-        ConfigError: Nothing is there, or it is not of a supported vision-language family.
+        ConfigError: Nothing is there, it is not of a supported vision-language family, its files
+            cannot be read, or there is no such device.
     """
     from transformers import AutoConfig
 
     if not path:
         raise ConfigError("policy.model is empty: give a Hugging Face directory or name")
+    place = _device(device)
     try:
         config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+        if (family := config.model_type) not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise ValueError(f"it is a {family!r} model; supported families: {known}")
+        module = load_network(path, getattr(torch, dtype))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"policy.model = {path!r} cannot be loaded: {error}") from error
-    if config.model_type not in FAMILIES:
-        raise ConfigError(
-            f"policy.model = {path!r} is a {config.model_type!r} model; "
-            f"supported families: {', '.join(FAMILIES)}"
-        )
-    module = load_network(path, getattr(torch, dtype))
     spec = vision_spec(path, config, min_pixels=min_pixels, max_pixels=max_pixels)
-    module.to(_device(device)).eval()
+    module.to(place).eval()
     return VisionLanguageModel(module, spec, _num_tokens(path, config.image_token_id))
 
 
@@ -58,6 +57,7 @@ def load_network(path: str, dtype: torch.dtype) -> Any:
 
     Raises:
         OSError, ValueError: There is no such model.
+        RuntimeError, SafetensorError: Its weights are damaged.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -83,33 +83,37 @@ def _num_tokens(path: str, image_token_id: int) -> int | None:
 
 
 def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    # torch without CUDA asserts.
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"policy.device = {name!r}: {error}") from error
 
 
 def vision_spec(
     path: str, config: Any = None, *, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> VisionSpec:
-    """Return the pixel rule of the model at ``path``: its preprocessor file, then overrides.
+    """Return the pixel rule of the model at ``path``: its processor's file, then overrides.
 
     Raises:
-        ConfigError: The model or its preprocessor file is missing, or the limits contradict.
+        ConfigError: The model or its processor's file is missing, or the limits contradict.
     """
-    from transformers import AutoConfig
-    from transformers.utils.hub import cached_file
+    from transformers import AutoConfig, ImageProcessingMixin
 
     config = config or AutoConfig.from_pretrained(path)
     try:
-        found = cached_file(path, "preprocessor_config.json")
-    except OSError as error:
-        raise ConfigError(f"{path!r} has no preprocessor_config.json: {error}") from error
-    raw = json.loads(Path(str(found)).read_text(encoding="utf-8"))
+        # In processor_config.json or preprocessor_config.json: transformers knows which.
+        raw, _ = ImageProcessingMixin.get_image_processor_dict(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"policy.model = {path!r} has no image processor: {error}") from error
     size = raw.get("size") or {}
     low = min_pixels or raw.get("min_pixels") or size.get("shortest_edge") or 3136
     high = max_pixels or raw.get("max_pixels") or size.get("longest_edge") or 12845056
     if low > high:
-        raise ConfigError(f"policy.min_pixels = {low} is above policy.max_pixels = {high}")
+        keys = f"policy.min_pixels = {min_pixels}, policy.max_pixels = {max_pixels}"
+        raise ConfigError(f"{keys}: {low} is above {high} (None is what {path!r} itself says)")
     vision = config.vision_config
     return VisionSpec(
         patch_size=vision.patch_size,

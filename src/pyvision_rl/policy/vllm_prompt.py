@@ -11,12 +11,11 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from PIL import Image
 
-from pyvision_rl.errors import PolicyError, RenderError
-from pyvision_rl.images import VisionSpec, num_tokens, smart_resize
+from pyvision_rl.errors import PolicyError
+from pyvision_rl.images import VisionSpec, expand_segment, smart_resize
 from pyvision_rl.media import data_url, open_image, png_of
 from pyvision_rl.types import Media, Segment
 
@@ -76,27 +75,15 @@ class PromptWriter:
         spans: list[tuple[int, int]] = []
         images: list[Media] = []
         for segment in (*segments, Segment(tuple(forced), sampled=False)):
-            places = self._placeholders(segment)
-            for (start, stop), media in zip(pairwise([-1, *places]), segment.media, strict=True):
-                expanded += segment.token_ids[start + 1 : stop]
-                size = num_tokens(media, self._vision)
-                spans.append((len(expanded), size))
-                expanded += [self._image] * size
-            expanded += segment.token_ids[places[-1] + 1 if places else 0 :]
+            if segment.sampled and self._image in segment.token_ids:
+                raise PolicyError(f"the history holds a sampled placeholder (id {self._image})")
+            more, found = expand_segment(segment, self._image, self._vision)
+            spans += [(len(expanded) + first, rows * columns) for first, rows, columns in found]
+            expanded += more
             ids += segment.token_ids
             images += segment.media
         urls = [await self._url(media) for media in images]
         return Asked(tuple(ids), tuple(urls), tuple(expanded), tuple(spans))
-
-    def _placeholders(self, segment: Segment) -> list[int]:
-        places = [i for i, token in enumerate(segment.token_ids) if token == self._image]
-        if segment.sampled and places:
-            raise PolicyError(f"the history holds a sampled placeholder (id {self._image})")
-        if len(places) != len(segment.media):
-            raise RenderError(
-                f"a segment has {len(places)} image placeholders and {len(segment.media)} images"
-            )
-        return places
 
     async def _url(self, media: Media) -> str:
         """The picture as the network sees it; the last ones are kept, for later turns."""

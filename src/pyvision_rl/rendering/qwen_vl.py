@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.images import VisionSpec
 from pyvision_rl.rendering.chatml import ChatMLRenderer, ControlIds
+from pyvision_rl.template import encodable
 from pyvision_rl.types import Media, Message, Text
 
 NEEDED_TOKENS = (
@@ -28,7 +29,6 @@ NEEDED_TOKENS = (
     "<|image_pad|>",
 )
 _CONTROL_TOKEN = re.compile(r"<\|.+\|>")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _PROBE_IMAGE = Media("image", "0" * 64, 28, 28)
 _PROBE = (
     Message("user", (Text(" Look:\n"), _PROBE_IMAGE, Text("\n{{ é }} 漢 \n"), _PROBE_IMAGE)),
@@ -132,8 +132,7 @@ class QwenRenderer(ChatMLRenderer):
         )
 
     def _encode_text(self, text: str) -> tuple[int, ...]:
-        # UTF-8 has no lone surrogates: the tokenizer would refuse the text.
-        text = _SURROGATE.sub("\ufffd", text)
+        text = encodable(text)
         # A control token is no token once it is cut in two: "<" and "|im_end|>".
         cuts = [match.start() + 1 for match in self._control_pattern.finditer(text)]
         pieces = (text[a:b] for a, b in pairwise([0, *cuts, len(text)]))

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.registry import parse_options, suggestion
+from pyvision_rl.template import encodable
 
 DOMAINS = ("general", "visual_search", "chart", "maths", "spatial", "long_video")
 
@@ -42,7 +43,6 @@ Reply with one character and nothing else: 1 if the answer is right, 0 if it is 
 """
 
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Example(BaseModel):
@@ -110,7 +110,7 @@ def messages(
 def case(question: str, reference: str, answer: str) -> str:
     """Return one case as the judge reads it."""
     # Some servers read "<|...|>" in a message as a token that ends it.
-    tame = _SURROGATE.sub("\ufffd", answer.replace("<|", "< |"))
+    tame = encodable(answer.replace("<|", "< |"))
     values = {"question": question, "reference": reference, "answer": tame}
     return json.dumps(values, ensure_ascii=False)
 

@@ -15,7 +15,6 @@ from typing import Any
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.images import VisionSpec
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "qwen2_5_vl": {
         "text": {
@@ -57,6 +56,7 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
+FAMILIES = tuple(DEFAULTS)
 _EVERY_TOWER = {"in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 
@@ -113,11 +113,11 @@ class Architecture:
     text: TextSizes
     vision: VisionSizes
     spec: VisionSpec
-    """How it wants its images; pixel limits of the preprocessor file where there is one."""
+    """How it wants its images; pixel limits of its processor's file where there is one."""
 
 
 def read_architecture(config: dict[str, Any], preprocessor: dict[str, Any] | None) -> Architecture:
-    """Return the sizes in the parsed ``config.json`` and ``preprocessor_config.json`` of a model.
+    """Return the sizes in the parsed ``config.json`` of a model and in its ``read_preprocessor``.
 
     Raises:
         ConfigError: It is of another family, or a number is none.
@@ -192,10 +192,29 @@ def read_folder(folder: Path) -> Architecture:
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        file = folder / "preprocessor_config.json"
-        preprocessor = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder / 'config.json'} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{folder / 'config.json'} is no JSON object")
-    return read_architecture(config, preprocessor)
+    return read_architecture(config, read_preprocessor(folder))
+
+
+def read_preprocessor(folder: Path) -> dict[str, Any] | None:
+    """Return what the files of a model say of its images; None if none does.
+
+    As transformers looks for it: its version 5 writes a section of ``processor_config.json``.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+    sections = {"processor_config.json": "image_processor", "preprocessor_config.json": None}
+    for name, section in sections.items():
+        file = folder / name
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            found: dict[str, Any] | None = raw.get(section) if section else raw
+        except (OSError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{file} cannot be read: {error}") from error
+        if found:
+            return found
+    return None

@@ -40,7 +40,7 @@ def find_model(name: str) -> tuple[Architecture | None, str]:
 
 def needed(config: Config, verb: str) -> tuple[str, ...]:
     """Return what must be there before ``pvrl <verb>`` can run, each with its key."""
-    lines = [*_models(config), *_packages(config)]
+    lines = [*_models(config, verb), *_packages(config, verb)]
     for key, path in dict(_files(config, verb)).items():
         if path and not Path(path).exists():
             lines.append(f"data: {key} = {path!r}")
@@ -52,20 +52,25 @@ def needed(config: Config, verb: str) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _models(config: Config) -> Iterator[str]:
+def has_network(verb: str, config: Config) -> bool:
+    """Return whether a run has the network of ``policy.model`` in this process."""
+    return config.policy.name == "local" or (verb == "rl" and config.policy.name == "vllm")
+
+
+def _models(config: Config, verb: str) -> Iterator[str]:
     named_by_key = {"policy.model": config.policy.model}
     reference = config.train.kl_reference
     if config.train.kl_coefficient and reference != "start":
         named_by_key["train.kl_reference"] = reference
     for key, name in named_by_key.items():
-        if not name and config.policy.name == "local":
+        if not name and has_network(verb, config):
             yield f"weights: {key} is empty"
         elif name and not _has_weights(_folder(name)):
             yield f"weights: {key} = {name!r}"
 
 
-def _packages(config: Config) -> Iterator[str]:
-    if config.policy.name != "local":
+def _packages(config: Config, verb: str) -> Iterator[str]:
+    if not has_network(verb, config):
         return
     wanted = ["torch", "transformers", "accelerate"] + (["peft"] if config.train.lora_rank else [])
     for package in wanted:

@@ -19,7 +19,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.sizes import memory
 from pyvision_rl.sizes.architecture import Architecture
-from pyvision_rl.sizes.needed import find_model, needed
+from pyvision_rl.sizes.needed import find_model, has_network, needed
 from pyvision_rl.sizes.parameters import Parameters, Trained, count, trained
 
 GIB = 2**30
@@ -189,9 +189,9 @@ def plan_of(verb: str, config: Config, device_memory: int | None = None) -> Plan
         ConfigError: The model's ``config.json`` is there, but of no use.
     """
     missing = needed(config, verb)
-    local = config.policy.name == "local"
-    if not local or not config.policy.model:
-        why = f"policy.name = {config.policy.name!r}" if not local else "policy.model is empty"
+    here = has_network(verb, config)
+    if not here or not config.policy.model:
+        why = "policy.model is empty" if here else f"policy.name = {config.policy.name!r}"
         return Plan(verb, config.policy.model, why, missing, _tokens(verb, config, None)[0])
     architecture, source = find_model(config.policy.model)
     tokens, one = _tokens(verb, config, architecture)
@@ -242,6 +242,8 @@ def _held(
     verb: str, config: Config, architecture: Architecture, tokens: Tokens, one: memory.Pass
 ) -> Held:
     trains, samples = verb in _TRAINS, verb != "sft" or _probes(config)
+    # A server keeps its caches to itself.
+    samples = samples and config.policy.name == "local"
     context = config.rollout.max_context_tokens
     live = min(config.rollout.max_live_episodes, tokens.episodes if verb == "rl" else 10**9)
     rows = min(config.policy.max_batch, live)

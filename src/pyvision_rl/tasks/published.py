@@ -59,8 +59,8 @@ class Options(BaseModel):
     media_root: str = ""
     """Folder that relative paths of images and videos start from; empty is the file's folder."""
     drop_prefix: str = ""
-    """Beginning of paths that is taken off, such as ``/path/to`` of another machine; what is left
-    is relative."""
+    """Folder that paths begin with and that is taken off, such as ``/path/to`` of another machine;
+    what is left is relative."""
     question: Literal["question", "prompt"] = "question"
     """prompt: the whole prompt of processed records, without its ``<image>`` line; with
     ``prompts.template = "minimal"`` the model reads what the authors' code shows it."""
@@ -344,9 +344,9 @@ def _located(value: Any, kind: str, options: Options, root: Path) -> Path | byte
         return value
     if not (isinstance(value, str) and value.strip()):
         raise FieldError(f"is {value!r:.80}, wants a path")
-    name = str(value)
-    if options.drop_prefix and name.startswith(options.drop_prefix):
-        name = name.removeprefix(options.drop_prefix).lstrip("/")
+    name, prefix = str(value), options.drop_prefix.rstrip("/")
+    if options.drop_prefix and name.startswith(f"{prefix}/"):
+        name = name.removeprefix(prefix).lstrip("/")
     return root / name
 
 

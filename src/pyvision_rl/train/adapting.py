@@ -7,7 +7,9 @@ checkpoint holds is merged and rounded, and would not go on with the same bits.
 
 from __future__ import annotations
 
-from pyvision_rl.config import Config
+from typing import Any
+
+from pyvision_rl.config import Config, TrainConfig
 from pyvision_rl.models.adapters import add_adapters, load_adapters
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.rollout import derive_seed
@@ -22,13 +24,21 @@ def adapt(model: VisionLanguageModel, config: Config, start: Checkpoint | None) 
         ConfigError: peft is not installed.
         CheckpointError: Those of ``start`` do not fit.
     """
-    train = config.train
+    put_adapters(model.module, config.train, derive_seed(config.seed, "adapters") % 2**63)
+    if start is not None and (folder := start.adapters()) is not None:
+        load_adapters(model.module, folder)
+
+
+def put_adapters(module: Any, train: TrainConfig, seed: int) -> None:
+    """Put new adapters of the size that ``train`` says into a transformers network.
+
+    Raises:
+        ConfigError: peft is not installed.
+    """
     add_adapters(
-        model.module,
+        module,
         rank=train.lora_rank,
         alpha=train.lora_alpha,
         targets=LORA_MAPS[train.lora_targets],
-        seed=derive_seed(config.seed, "adapters") % 2**63,
+        seed=seed,
     )
-    if start is not None and (folder := start.adapters()) is not None:
-        load_adapters(model.module, folder)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from pyvision_rl.config import Config
 from pyvision_rl.sizes.machine import memory_limit
+from pyvision_rl.sizes.needed import has_network
 from pyvision_rl.sizes.plan import require_fit
 
 _log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def require_memory(verb: str, config: Config) -> None:
 
     A model whose sizes are not known is left to fail or not when it is loaded.
     """
-    if config.train.memory_check == "off" or config.policy.name != "local":
+    if config.train.memory_check == "off" or not has_network(verb, config):
         return
     size, name = _device(config.policy.device)
     if size is None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from pyvision_rl.config import TrainConfig
 from pyvision_rl.images import VisionSpec
 from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.models.blank import blank_network
 from pyvision_rl.train import sharding
 from pyvision_rl.train.batching import Example, MicroBatch, pack
 from pyvision_rl.train.learner import Learner, SftStats, Share
@@ -39,8 +40,8 @@ from pyvision_rl.types import Batch, Scored, Trajectory, UpdateStats
 class Plan:
     """What the others need to build the learner of process 0."""
 
-    path: str
-    """Of the network; only its layout is used, the weights come from process 0."""
+    layout: Any
+    """transformers' config of the network; the weights come from process 0."""
     dtype: torch.dtype
     vision: VisionSpec
     vocab_size: int
@@ -66,7 +67,7 @@ def lead(
     """
     assert options.pop("reference", None) is None
     module: Any = model.module
-    plan = Plan(module.name_or_path, model.dtype, model.vision, model.vocab_size, config, options)
+    plan = Plan(module.config, model.dtype, model.vision, model.vocab_size, config, options)
     processes.tell("build", plan)
     network = model
     if config.parallel == "fsdp2":
@@ -76,17 +77,12 @@ def lead(
 
 def follower(processes: Processes, plan: Plan) -> Learner:
     """Return the learner of a process that does not lead, in step with ``lead``."""
-    from pyvision_rl.models.load import load_network
-
     config = plan.config
-    module = load_network(plan.path, plan.dtype)
+    module = blank_network(plan.layout, plan.dtype)
     if config.lora_rank:
-        from pyvision_rl.models.adapters import add_adapters
-        from pyvision_rl.sizes.parameters import LORA_MAPS
+        from pyvision_rl.train.adapting import put_adapters
 
-        targets = LORA_MAPS[config.lora_targets]
-        rank, alpha = config.lora_rank, config.lora_alpha
-        add_adapters(module, rank=rank, alpha=alpha, targets=targets, seed=0)
+        put_adapters(module, config, seed=0)
     device = processes.device
     if config.parallel == "ddp":
         module.to(device)
@@ -122,9 +118,10 @@ class ParallelLearner(Learner):
         with processes.guarded():
             if self._sharded:
                 sharding.shard(self._scorer, device, processes)
-            super().__init__(network, config, **options)
             source = None if model is None else model.module
             sharding.spread_weights(source, network.module, processes)
+            # Only now: it may take copies of the weights.
+            super().__init__(network, config, **options)
         self.model = model or network
         self.network = network
 
@@ -164,11 +161,16 @@ class ParallelLearner(Learner):
         return [found.get(index, ()) for index in range(len(trajectories))]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed learner needs, whole, whatever the number of processes."""
-        self._processes.tell("state_dict")
+        """Return what a resumed learner needs, whole, whatever the number of processes.
+
+        On the others, who only help to gather it, it holds no tensors.
+        """
+        if self._sharded:
+            self._processes.tell("state_dict")
         with self._processes.guarded():
             state = super().state_dict()
-            return state | {"optimizers": sharding.gathered_state(state["optimizers"])}
+            keep = self._processes.leads
+            return state | {"optimizers": sharding.gathered_state(state["optimizers"], keep=keep)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``, which any number of processes may have made.

@@ -46,11 +46,11 @@ class Processes:
             device: ``policy.device``; on GPUs each process of a machine takes its own.
 
         Raises:
-            ConfigError: No launcher started this process.
+            ConfigError: No launcher started this process, or it has no GPU of its own.
         """
         gpus = device != "cpu" and torch.cuda.is_available()
         if gpus:
-            torch.cuda.set_device(dist.get_node_local_rank(0))
+            torch.cuda.set_device(own_gpu(dist.get_node_local_rank(0), torch.cuda.device_count()))
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         try:
             dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
@@ -168,6 +168,20 @@ def follow(processes: Processes, build: Callable[..., Any]) -> None:
             raise
         except TrainError:
             pass  # process 0 raised it too, and says so
+
+
+def own_gpu(place: int, count: int) -> int:
+    """Return the GPU of the process at ``place`` on its machine, which has ``count`` of them.
+
+    Raises:
+        ConfigError: There are fewer GPUs than processes.
+    """
+    if place >= count:
+        raise ConfigError(
+            f"process {place + 1} on this machine has no GPU of its own: there are {count}; start "
+            'as many processes (--nproc-per-node), or set policy.device = "cpu"'
+        )
+    return place
 
 
 def _is_loss(error: BaseException) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from safetensors import SafetensorError
+
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.load import load_network
@@ -17,12 +19,12 @@ def load_reference(path: str, like: VisionLanguageModel) -> VisionLanguageModel:
     """Return the frozen policy at ``path``, on the device and in the precision of ``like``.
 
     Raises:
-        ConfigError: Nothing is there, or its tokens are not those of ``like``.
+        ConfigError: Nothing is there, it cannot be read, or its tokens are not those of ``like``.
     """
     key = f"train.kl_reference = {path!r}"
     try:
         module: Any = load_network(path, like.dtype)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{key} cannot be loaded: {error}") from error
     trained: Any = like.module
     both = trained.config, module.config

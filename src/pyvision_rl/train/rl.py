@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,8 @@ def run_rl(
     require_memory("rl", config)
     with assemble(_started(config, start)) as assembly:
         trainer, collector = _parts(assembly, start, out, learner)
+        # An optimizer's state is large, and the learner has it now.
+        start = start and replace(start, learner=None)
         ids = start.extra.get("trackers", {}) if start else {}
         with (
             RunWriter(out, config, "rl", None if resume is None else begun) as writer,

@@ -22,6 +22,7 @@ import torch
 from pyvision_rl.checks_sft import check_stages
 from pyvision_rl.config import Config, SftStageConfig
 from pyvision_rl.errors import CheckpointError
+from pyvision_rl.models.adapters import ADAPTER, has_adapters, load_adapters
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.same_config import HOW_MUCH_IS_GRADED, other_sections
 from pyvision_rl.train.checkpoints import (
@@ -99,11 +100,15 @@ def run_sft(
     require_memory("sft", config)
     start = None if resume is None else resume_from(resume)
     _refuse_other_config(config, start)
-    with (wire or wire_parts)(config, out, start) as parts:
+    # An optimizer's state is large: once the learner has it nobody else may hold it.
+    bare = start and replace(start, learner=None)
+    with (wire or wire_parts)(config, out, bare) as parts:
         if start is not None:
             drop_after(out / "checkpoints", start.step)
             restore_rng(start.rng)
-        return _Run(config, out, parts, report or (lambda _: None), start, learner).run()
+        run = _Run(config, out, parts, report or (lambda _: None), start, learner)
+        start = None
+        return run.run()
 
 
 class _Run:
@@ -352,9 +357,7 @@ def restore_weights(model: VisionLanguageModel, path: Path) -> None:
         CheckpointError: They are of another model.
     """
     module: Any = model.module
-    if hasattr(module, "peft_config"):
-        from pyvision_rl.models.adapters import ADAPTER, load_adapters
-
+    if has_adapters(module):
         load_adapters(module, path / ADAPTER)
         return
     saved = type(module).from_pretrained(path, dtype=model.dtype)

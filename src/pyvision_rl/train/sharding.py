@@ -80,11 +80,16 @@ def like(full: Tensor, other: Tensor) -> Tensor:
 
 @torch.no_grad()
 def spread_weights(source: nn.Module | None, target: nn.Module, processes: Processes) -> None:
-    """Give ``target`` on all processes the weights that ``source`` has on process 0."""
-    values = dict(source.named_parameters()) if source is not None else {}
-    for name, parameter in target.named_parameters():
-        sent = processes.spread(values.get(name, parameter), parameter.device)
-        piece(parameter).copy_(piece(like(sent, parameter)))
+    """Give ``target`` on all processes the weights and buffers of ``source`` on process 0."""
+    values = {} if source is None else dict(_tensors(source))
+    for name, tensor in _tensors(target):
+        sent = processes.spread(values.get(name, tensor), tensor.device)
+        piece(tensor).copy_(piece(like(sent, tensor)))
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
 
 
 @torch.no_grad()
@@ -129,14 +134,20 @@ def clip(parameters: Sequence[nn.Parameter], most: float) -> float:
     return norm
 
 
-def gathered_state(value: Any) -> Any:
-    """Return plain containers with every tensor in them whole, on the CPU."""
+def gathered_state(value: Any, *, keep: bool) -> Any:
+    """Return plain containers with every tensor in them whole, on the CPU.
+
+    Args:
+        value: Of this process; all gather the same.
+        keep: False for who only helps to gather: its tensors come back empty.
+    """
     if isinstance(value, Tensor):
-        return whole(value).detach().cpu()
+        found = whole(value).detach()
+        return found.cpu() if keep else found.new_empty(0)
     if isinstance(value, dict):
-        return {key: gathered_state(each) for key, each in value.items()}
+        return {key: gathered_state(each, keep=keep) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(gathered_state(each) for each in value)
+        return type(value)(gathered_state(each, keep=keep) for each in value)
     return value
 
 

@@ -31,8 +31,10 @@ from pyvision_rl.integrations.verl.keys import idle_keys, refusals
 from pyvision_rl.integrations.verl.mapping import AGENT, VERSION, Machines, verl_config
 from pyvision_rl.integrations.verl.rows import RowWriter
 from pyvision_rl.prompts import PromptBuilder
+from pyvision_rl.rewards import build_rewarder
 from pyvision_rl.runs_codec import RunInfo, encode_info
 from pyvision_rl.selection import check_filters
+from pyvision_rl.sources import data_sources
 
 NAME = "pyvision"
 """Of the config file, as hydra wants it."""
@@ -61,7 +63,8 @@ def export_verl(config: Config, out: Path, machines: Machines) -> ExportedVerl:
         machines: What verl will run on.
 
     Raises:
-        ConfigError: RL could not be run, a key is refused, or there are fewer tasks than one batch.
+        ConfigError: RL could not be run, a key is refused, the grader cannot be made or is not
+            ready for these tasks, or there are fewer of them than one batch.
         TaskError: The task set's file is broken.
     """
     check_rl(config)
@@ -73,6 +76,8 @@ def export_verl(config: Config, out: Path, machines: Machines) -> ExportedVerl:
     least = config.selection.groups_per_step
     if count < least:
         raise ConfigError(f"{count} tasks are fewer than selection.groups_per_step = {least}")
+    # Inside verl it would be found out by the first episode.
+    build_rewarder(config.rewards).check(lambda: data_sources(config, build_tasks))
     rows = RowWriter(folder, PromptBuilder(config.prompts))
     folder.mkdir(parents=True, exist_ok=True)
     trained = rows.write(tasks, range(count), "train")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyvision_rl.config import Config
+from pyvision_rl.sizes.parameters import LORA_MAPS
 
 VERSION = "0.9.1"
 """The version of verl whose keys these are."""
@@ -19,9 +20,6 @@ AGENT = "pyvision"
 
 _SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _NO_BOUND = 1e9
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-_MLP = ("gate_proj", "up_proj", "down_proj")
-_TARGETS = {"all": (*_ATTENTION, *_MLP), "attention": _ATTENTION, "mlp": _MLP}
 _LOSS = {
     "token_mean": "token-mean",
     "sequence_mean": "seq-mean-token-mean",
@@ -110,7 +108,7 @@ def _model(config: Config) -> dict[str, Any]:
         values |= {
             "lora_rank": train.lora_rank,
             "lora_alpha": train.lora_alpha,
-            "target_modules": list(_TARGETS[train.lora_targets]),
+            "target_modules": list(LORA_MAPS[train.lora_targets]),
             # Its maps are named as the language model's are.
             "exclude_modules": ".*visual.*",
         }

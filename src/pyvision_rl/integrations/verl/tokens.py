@@ -2,7 +2,7 @@
 
 In: segments with one placeholder per image. Out: the ids that verl's servers and learner read, with
 as many pads per image as their processor will make features, and the images in the sizes that it
-leaves alone. This is the only place here that expands a placeholder.
+leaves alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from pyvision_rl.errors import ConfigError
-from pyvision_rl.images import VisionSpec, grid, num_tokens, too_long
+from pyvision_rl.images import VisionSpec, expand_segment, grid, too_long
 from pyvision_rl.media import open_image
 from pyvision_rl.types import Media, Segment, Trajectory
 
@@ -33,14 +33,12 @@ class Pads:
     """Placeholders of any medium: sampled, they would stand for one that is not there."""
 
     def expand(self, segments: Iterable[Segment]) -> list[int]:
-        """Return the ids as the network sees them."""
-        ids: list[int] = []
-        for segment in segments:
-            media = iter(segment.media)
-            for token in segment.token_ids:
-                pad = token == self.image and not segment.sampled
-                ids += [token] * (num_tokens(next(media), self.vision) if pad else 1)
-        return ids
+        """Return the ids as the network sees them.
+
+        Raises:
+            RenderError: Placeholders and images of a segment do not match.
+        """
+        return [i for s in segments for i in expand_segment(s, self.image, self.vision)[0]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def _alive(pid: int) -> bool:
 def _verb(name: str) -> Callable[..., Any]:
     """Return what does the verb, with all that it needs imported."""
     if name == "eval":
-        from pyvision_rl.eval_run import run_eval
+        from pyvision_rl.evaluation.run import run_eval
 
         return run_eval
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401

@@ -16,7 +16,7 @@ from pathlib import Path
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config, ProbeConfig
 from pyvision_rl.errors import ConfigError
-from pyvision_rl.evaluate import Score, judged, score, standard_error
+from pyvision_rl.evaluation.evaluate import Score, judged, score, standard_error
 from pyvision_rl.metrics import check_failures
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.types import Group, Trajectory

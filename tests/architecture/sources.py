@@ -23,36 +23,15 @@ def name_of(path: Path) -> str:
 def unit_of(module: str) -> str:
     """Return the part of the architecture that a module inside the package belongs to.
 
-    A folder is one unit; ``checks_sandbox`` belongs to ``checks``, as ``runs_codec`` to ``runs``.
+    A folder is one unit; ``runs_codec`` belongs to ``runs``.
     """
     first = module.split(".")[0]
     parts = {
-        "checks_media": "checks",
-        "checks_parallel": "checks",
-        "checks_rl": "checks",
-        "checks_sandbox": "checks",
-        "checks_sft": "checks",
-        "checks_survey": "checks",
-        "checks_tasks": "checks",
         "runs_codec": "runs",
         "runs_files": "runs",
         "runs_order": "runs",
         "runs_videos": "runs",
         "sft_format": "conversations",
-        "evaluation_bias": "evaluate",
-        "evaluation_choice": "evaluate",
-        "evaluation_episodes": "evaluate",
-        "evaluation_export": "evaluate",
-        "evaluation_grading": "evaluate",
-        "evaluation_items": "evaluate",
-        "evaluation_numbers": "evaluate",
-        "evaluation_page": "evaluate",
-        "evaluation_protocol": "evaluate",
-        "evaluation_reading": "evaluate",
-        "evaluation_rescore": "evaluate",
-        "evaluation_result": "evaluate",
-        "evaluation_steps": "evaluate",
-        "evaluation_suite": "evaluate",
     }
     return parts.get(first, first)
 

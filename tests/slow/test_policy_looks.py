@@ -10,7 +10,7 @@ import pytest
 from pyvision_rl.assemble import assemble
 from pyvision_rl.config import Config
 from pyvision_rl.config_file import find_config, load_config
-from pyvision_rl.evaluate import Score, evaluate_now
+from pyvision_rl.evaluation.evaluate import Score, evaluate_now
 from pyvision_rl.new_model import new_model
 from pyvision_rl.train.rl import run_rl
 from pyvision_rl.train.sft import run_sft

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from pyvision_rl.checks import check_config, check_policy, check_sandbox
-from pyvision_rl.checks_sandbox import PROMISES, require, try_check
-from pyvision_rl.checks_tasks import check_tasks
+from pyvision_rl.checks.sandbox import PROMISES, require, try_check
+from pyvision_rl.checks.sections import check_config, check_policy, check_sandbox
+from pyvision_rl.checks.tasks import check_tasks
 from pyvision_rl.config import (
     Config,
     PolicyConfig,

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from pyvision_rl.checks_survey import by_rules
-from pyvision_rl.checks_tasks import check_tasks, survey_tasks
+from pyvision_rl.checks.survey import by_rules
+from pyvision_rl.checks.tasks import check_tasks, survey_tasks
 from pyvision_rl.cli.main import app
 from pyvision_rl.config import Config, RewardsConfig
 from pyvision_rl.errors import ConfigError
@@ -140,7 +140,7 @@ def test_a_broken_picture_is_seen_only_by_who_decodes(folder: Path) -> None:
     path = write(record(0, image_path="cut.png"))
     assert survey_tasks(config(path))[1].faults  # type: ignore[union-attr]
     file = Config.model_validate({"tasks": {"name": "published", "path": path}})
-    from pyvision_rl.checks_survey import take
+    from pyvision_rl.checks.survey import take
     from pyvision_rl.tasks.survey import surveyed
 
     assert file.tasks is not None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from pyvision_rl.checks_sft import check_conversations
+from pyvision_rl.checks.sft import check_conversations
 from pyvision_rl.cli.main import app
 from pyvision_rl.collect import run_rollout
 from pyvision_rl.config import Config

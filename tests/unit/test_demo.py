@@ -32,7 +32,7 @@ from pyvision_rl.demo.processes import Command, Runner, descendants_mb
 from pyvision_rl.demo.report import Measured, Outcome, fate, outcome, sentence, split_rise
 from pyvision_rl.demo.stages import Plan, config_sha256, run_demo, stages
 from pyvision_rl.errors import RunError
-from pyvision_rl.evaluate import result_of
+from pyvision_rl.evaluation.evaluate import result_of
 from pyvision_rl.media import image_media
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.runs_codec import SavedRollout

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyvision_rl.evaluation_bias import position_bias
-from pyvision_rl.evaluation_items import Item
+from pyvision_rl.evaluation.bias import position_bias
+from pyvision_rl.evaluation.items import Item
 from pyvision_rl.types import Gold, Task, TaskInput
 from tests.unit.test_evaluation_numbers import sample
 

@@ -10,8 +10,8 @@ import pytest
 
 from pyvision_rl.config import Config
 from pyvision_rl.errors import RunError
-from pyvision_rl.evaluation_compare import compare
-from pyvision_rl.evaluation_numbers import mcnemar
+from pyvision_rl.evaluation.compare import compare
+from pyvision_rl.evaluation.numbers import mcnemar
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.types import EndReason, Gold, Group, Reward, Task, TaskInput, Trajectory
 

@@ -14,8 +14,8 @@ from PIL import Image
 from test_evaluation_runs import config
 
 from pyvision_rl.errors import ConfigError, RunError
-from pyvision_rl.eval_run import run_eval
-from pyvision_rl.evaluation_export import export_log
+from pyvision_rl.evaluation.export import export_log
+from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.runs import RunReader
 from pyvision_rl.types import Text
 

@@ -13,7 +13,7 @@ import pytest
 from test_evaluation_runs import config, lines, told
 
 from pyvision_rl.config import Config
-from pyvision_rl.eval_run import run_eval
+from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.testing.fake_openai import FakeOpenAI, Fault
 from tests.eval_fakes import item_asked
 from tests.killable import Runner

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvision_rl.evaluate import Sample
-from pyvision_rl.evaluation_numbers import (
+from pyvision_rl.evaluation.evaluate import Sample
+from pyvision_rl.evaluation.numbers import (
     bootstrap,
     margins_test,
     mcnemar,
@@ -20,7 +20,7 @@ from pyvision_rl.evaluation_numbers import (
     spread_test,
     wilson,
 )
-from pyvision_rl.evaluation_result import estimate
+from pyvision_rl.evaluation.result import estimate
 from pyvision_rl.types import EndReason
 
 

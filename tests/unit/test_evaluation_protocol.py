@@ -12,12 +12,12 @@ from test_evaluation_runs import config, told
 
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError, TaskError
-from pyvision_rl.eval_run import run_eval
-from pyvision_rl.evaluate import result_of
-from pyvision_rl.evaluation_choice import DirectPrompts
-from pyvision_rl.evaluation_items import item_of
-from pyvision_rl.evaluation_page import page, rows
-from pyvision_rl.evaluation_result import result_json
+from pyvision_rl.evaluation.choice import DirectPrompts
+from pyvision_rl.evaluation.evaluate import result_of
+from pyvision_rl.evaluation.items import item_of
+from pyvision_rl.evaluation.page import page, rows
+from pyvision_rl.evaluation.result import result_json
+from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.types import EndReason, Gold, Task, TaskInput, Trajectory

@@ -13,8 +13,8 @@ from test_evaluation_runs import config, told
 
 from pyvision_rl.collect import run_rollout
 from pyvision_rl.errors import ConfigError, RewardError, RunError
-from pyvision_rl.eval_run import run_eval
-from pyvision_rl.evaluation_rescore import rescore, rescore_config
+from pyvision_rl.evaluation.rescore import rescore, rescore_config
+from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.runs import RunReader, read_info
 from tests.eval_fakes import SeedTeller
 

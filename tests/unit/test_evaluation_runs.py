@@ -13,7 +13,7 @@ import pytest
 
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError, RunError
-from pyvision_rl.eval_run import run_eval
+from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.runs import RunReader
 from tests.eval_fakes import Many, SeedTeller
 

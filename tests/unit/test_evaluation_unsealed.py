@@ -11,11 +11,11 @@ import pytest
 from test_evaluation_runs import answers, config
 from test_view_index import data
 
-from pyvision_rl.eval_run import run_eval
-from pyvision_rl.evaluation_compare import compare
-from pyvision_rl.evaluation_export import export_log
-from pyvision_rl.evaluation_reading import Episodes, read_items
-from pyvision_rl.evaluation_rescore import rescore, rescore_config
+from pyvision_rl.evaluation.compare import compare
+from pyvision_rl.evaluation.export import export_log
+from pyvision_rl.evaluation.reading import Episodes, read_items
+from pyvision_rl.evaluation.rescore import rescore, rescore_config
+from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.runs import RunReader
 from pyvision_rl.runs_order import in_order
 from pyvision_rl.view.site import Options, RunSite

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from pyvision_rl import types
 from pyvision_rl.assemble import build_tasks
-from pyvision_rl.checks_tasks import check_tasks
+from pyvision_rl.checks.tasks import check_tasks
 from pyvision_rl.cli.main import app
 from pyvision_rl.config import Config, RewardsConfig, TasksConfig
 from pyvision_rl.errors import ConfigError

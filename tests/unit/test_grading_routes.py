@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvision_rl.assemble import assemble
-from pyvision_rl.checks import check_config
-from pyvision_rl.checks_tasks import check_tasks
+from pyvision_rl.checks.sections import check_config
+from pyvision_rl.checks.tasks import check_tasks
 from pyvision_rl.config import Config, RewardsConfig
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.rewards import build_rewarder

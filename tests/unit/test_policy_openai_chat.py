@@ -16,13 +16,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pyvision_rl.chat_endpoint import Reply
-from pyvision_rl.checks import check_config, check_policy
+from pyvision_rl.checks.sections import check_config, check_policy
 from pyvision_rl.cli.main import app
 from pyvision_rl.collect import run_rollout
 from pyvision_rl.config import Config, PolicyConfig
 from pyvision_rl.config_file import dump_config
 from pyvision_rl.errors import ConfigError, PolicyError
-from pyvision_rl.eval_run import run_eval
+from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.media import image_media
 from pyvision_rl.policy.openai_chat import OpenAIChatPolicy, with_stop
 from pyvision_rl.rendering.chars import CharsRenderer

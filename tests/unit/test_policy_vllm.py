@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given as examples
 from hypothesis import strategies as st
 
-from pyvision_rl.checks import check_config
+from pyvision_rl.checks.sections import check_config
 from pyvision_rl.config import Config, PolicyConfig
 from pyvision_rl.errors import ConfigError, PolicyError, RenderError
 from pyvision_rl.images import VisionSpec, num_tokens

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvision_rl.assemble import assemble
-from pyvision_rl.checks import check_config
+from pyvision_rl.checks.sections import check_config
 from pyvision_rl.config import SCHEMA, Config, PromptsConfig
 from pyvision_rl.config_file import load_config
 from pyvision_rl.errors import ConfigError, TaskError

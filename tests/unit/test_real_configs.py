@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pyvision_rl.checks import check_config
+from pyvision_rl.checks.sections import check_config
 from pyvision_rl.config import Config
 from pyvision_rl.config_file import load_config, packaged_configs
 from pyvision_rl.runs import RunReader

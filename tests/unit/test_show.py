@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 
 from pyvision_rl.config import Config
 from pyvision_rl.errors import RunError
-from pyvision_rl.evaluate import result_of
+from pyvision_rl.evaluation.evaluate import result_of
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.show import render_rollout, render_run, sanitize

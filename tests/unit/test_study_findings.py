@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pyvision_rl.config import Config
-from pyvision_rl.evaluate import result_of
+from pyvision_rl.evaluation.evaluate import result_of
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.study.comparing import compare
 from pyvision_rl.study.conduct import draw_figures

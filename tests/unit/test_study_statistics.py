@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pyvision_rl.study.statistics import (
+from pyvision_rl.statistics import (
     holm,
     paired_test,
     seed_interval,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pyvision_rl.checks_rl import check_training
+from pyvision_rl.checks.rl import check_training
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError, TrainError
 from pyvision_rl.train.ahead import AheadCollector

@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvision_rl.checks_rl import check_training
-from pyvision_rl.checks_sft import check_stages
+from pyvision_rl.checks.rl import check_training
+from pyvision_rl.checks.sft import check_stages
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.models.base import VisionLanguageModel

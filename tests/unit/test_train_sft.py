@@ -22,7 +22,7 @@ from PIL import Image
 from sft_wiring import Wiring, assert_same_weights, config_of, weights, write_pairs
 from tiny_models import make_tiny
 
-from pyvision_rl.checks_sft import check_stages
+from pyvision_rl.checks.sft import check_stages
 from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.media import image_media

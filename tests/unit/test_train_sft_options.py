@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sft_wiring import Wiring, assert_same_weights, config_of, weights, write_pairs
 from tiny_models import make_tiny
 
-from pyvision_rl.checks_sft import check_stages
+from pyvision_rl.checks.sft import check_stages
 from pyvision_rl.collect import run_rollout
 from pyvision_rl.config import Config, TrainConfig
 from pyvision_rl.errors import CheckpointError, ConfigError

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from pyvision_rl.config import PromptsConfig, RewardsConfig, RolloutConfig
-from pyvision_rl.evaluate import result_of
+from pyvision_rl.evaluation.evaluate import result_of
 from pyvision_rl.frames_seen import Frames, frames_seen
 from pyvision_rl.images import VisionSpec
 from pyvision_rl.media import image_media

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from test_view_index import data, file_of
 
-from pyvision_rl.evaluation_export import export_log
+from pyvision_rl.evaluation.export import export_log
 from pyvision_rl.view.export import export_folder
 from pyvision_rl.view.payloads import Shelf
 from pyvision_rl.view.server import hosts_of

@@ -28,7 +28,7 @@ from pyvision_rl.config import Config, PolicyConfig, SandboxConfig
 from pyvision_rl.config_file import find_config, load_config
 
 if TYPE_CHECKING:
-    from pyvision_rl.checks_sandbox import Finding
+    from pyvision_rl.checks.sandbox import Finding
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -69,7 +69,7 @@ def check_tasks(
     debug: Debug = False,
 ) -> None:
     """Check tasks: every row, image and video, ids, and that gold answers are graded right."""
-    from pyvision_rl.checks_tasks import survey_tasks
+    from pyvision_rl.checks.tasks import survey_tasks
     from pyvision_rl.tasks.survey import names_records, section_of
 
     file = Path(target)
@@ -112,7 +112,7 @@ def check_conversations(
     debug: Debug = False,
 ) -> None:
     """Check a file of whole conversations for SFT: every record, message and image."""
-    from pyvision_rl.checks_sft import check_conversations as findings
+    from pyvision_rl.checks.sft import check_conversations as findings
 
     _finish("conversations", str(file), findings(file, image_root), as_json=as_json)
 
@@ -152,16 +152,16 @@ def _check(
     as_json: bool,
 ) -> None:
     """Check ``config``, or the one that ``target`` names."""
-    from pyvision_rl import checks
+    from pyvision_rl.checks import sections
 
     if config is None:
         config = load_config(find_config(target), overrides or ())
     elif overrides:
         raise typer.BadParameter("--set needs a config; none was given")
     check = {
-        "config": checks.check_config,
-        "sandbox": checks.check_sandbox,
-        "policy": checks.check_policy,
+        "config": sections.check_config,
+        "sandbox": sections.check_sandbox,
+        "policy": sections.check_policy,
     }[what]
     _finish(what, target, check(config), as_json=as_json)
 

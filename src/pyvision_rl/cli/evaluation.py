@@ -109,7 +109,7 @@ def evaluate(
         options = _with_settings(options)
 
     def work(job: Job) -> Any:
-        from pyvision_rl.eval_run import run_eval
+        from pyvision_rl.evaluation.run import run_eval
 
         return run_eval(
             job.config, job.out, resume=job.resume, retry_failed=retry_failed, report=job.report
@@ -140,8 +140,8 @@ def rescore(
     debug: Debug = False,
 ) -> None:
     """Grade a run's episodes again, with another protocol, grader or judge; runs no model."""
-    from pyvision_rl.evaluation_rescore import rescore as grade
-    from pyvision_rl.evaluation_rescore import rescore_config
+    from pyvision_rl.evaluation.rescore import rescore as grade
+    from pyvision_rl.evaluation.rescore import rescore_config
 
     named = {"rewards.judge.url": judge, "rewards.judge.model": judge_model}
     keys = [f"rewards.name={json.dumps(rewards)}", "rewards.options={}"] if rewards else []
@@ -165,7 +165,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare two evaluations of the same tasks, item by item."""
-    from pyvision_rl.evaluation_compare import compare as compared
+    from pyvision_rl.evaluation.compare import compare as compared
 
     found = compared(a, b, common=common)
     following = f"pvrl show {b} --task ID"
@@ -188,7 +188,7 @@ def export_log(
     debug: Debug = False,
 ) -> None:
     """Write a run's episodes as OpenAI messages (JSON lines), or as Parquet with images."""
-    from pyvision_rl.evaluation_export import export_log as export
+    from pyvision_rl.evaluation.export import export_log as export
 
     counts = to_json(export(run, out, form, data_urls=data_urls))
     name = "messages.jsonl" if form == "openai" else "train.parquet"
@@ -267,7 +267,7 @@ def _listed(ids: str) -> list[str]:
 def _suite_keys(name: str, data: str, protocol: str, *, shuffle: bool) -> tuple[str, ...]:
     if not name:
         return ()
-    from pyvision_rl.evaluation_suite import suite_overrides
+    from pyvision_rl.evaluation.suite import suite_overrides
 
     return suite_overrides(name, data, protocol, shuffle=shuffle)
 
@@ -276,7 +276,7 @@ def _with_settings(options: Options) -> Options:
     """Return the options with what the suite's protocol asks for and the config does not say."""
     from dataclasses import replace
 
-    from pyvision_rl.evaluation_suite import settings_overrides
+    from pyvision_rl.evaluation.suite import settings_overrides
 
     source = source_of(options)
     config = load_config(source, options.overrides)

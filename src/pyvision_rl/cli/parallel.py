@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pyvision_rl.checks_parallel import check_parallel
+from pyvision_rl.checks.parallel import check_parallel
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError
 

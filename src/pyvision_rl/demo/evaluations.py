@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyvision_rl.config_file import find_config, load_config
 from pyvision_rl.errors import PVRLError
-from pyvision_rl.eval_run import run_eval
+from pyvision_rl.evaluation.run import run_eval
 
 
 def main() -> int:

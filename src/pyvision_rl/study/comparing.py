@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pyvision_rl.study.config import ComparisonConfig, StudyConfig
-from pyvision_rl.study.reading import Row
-from pyvision_rl.study.statistics import (
+from pyvision_rl.statistics import (
     Interval,
     Numbers,
     Test,
@@ -24,6 +22,8 @@ from pyvision_rl.study.statistics import (
     task_interval,
     unpaired_test,
 )
+from pyvision_rl.study.config import ComparisonConfig, StudyConfig
+from pyvision_rl.study.reading import Row
 
 _SEED = 0
 """Of random draws: the same numbers give the same tables."""

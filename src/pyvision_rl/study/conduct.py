@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pyvision_rl.checks import check_config
+from pyvision_rl.checks.sections import check_config
 from pyvision_rl.config_file import find_config, load_config
 from pyvision_rl.errors import ConfigError, RunError
 from pyvision_rl.present import hardware

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyvision_rl.evaluate import Judged
+from pyvision_rl.evaluation.evaluate import Judged
 from pyvision_rl.runs import RunReader
 from pyvision_rl.study.config import START, StudyConfig
 from pyvision_rl.study.names import EVALUATED, TRAINED

@@ -12,10 +12,10 @@ from typing import Any
 
 from pyvision_rl.present import markdown
 from pyvision_rl.show import sanitize
+from pyvision_rl.statistics import spread
 from pyvision_rl.study.comparing import Difference
 from pyvision_rl.study.config import StudyConfig, start_names
 from pyvision_rl.study.reading import Row
-from pyvision_rl.study.statistics import spread
 
 _NONE = "–"
 _BEHAVIOUR = {

@@ -78,7 +78,7 @@ def run_rl(
         RunError: The disk refuses.
         Interrupted: A signal stopped the run after a step (130 or 143); it can be resumed.
     """
-    from pyvision_rl.checks_rl import check_lines, check_rl
+    from pyvision_rl.checks.rl import check_lines, check_rl
     from pyvision_rl.train.memory_check import require_memory
 
     check_rl(config)
@@ -274,7 +274,7 @@ def _train_step(
 
 def _evaluation(assembly: Assembly, step: int) -> dict[str, float]:
     """Return the held-out result with the weights after ``step``."""
-    from pyvision_rl.evaluate import evaluate_now
+    from pyvision_rl.evaluation.evaluate import evaluate_now
 
     policy: Any = assembly.harness.policy
     policy.set_version(step)

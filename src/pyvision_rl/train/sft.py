@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from pyvision_rl.checks_sft import check_stages
+from pyvision_rl.checks.sft import check_stages
 from pyvision_rl.config import Config, SftStageConfig
 from pyvision_rl.errors import CheckpointError
 from pyvision_rl.models.adapters import ADAPTER, has_adapters, load_adapters

@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from pyvision_rl.assemble import build_tasks
-from pyvision_rl.checks_sft import compile_rules
+from pyvision_rl.checks.sft import compile_rules
 from pyvision_rl.config import Config, SftDataConfig, TokenWeight
 from pyvision_rl.conversations import learnable, render, spoken
 from pyvision_rl.errors import ConfigError

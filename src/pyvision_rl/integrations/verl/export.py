@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pyvision_rl.assemble import build_tasks, num_tasks
-from pyvision_rl.checks_rl import check_rl
+from pyvision_rl.checks.rl import check_rl
 from pyvision_rl.config import SCHEMA, Config
 from pyvision_rl.config_file import resolved
 from pyvision_rl.errors import ConfigError

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pyvision_rl.errors import RunError
-from pyvision_rl.evaluation_items import Item, item_of
+from pyvision_rl.evaluation.items import Item, item_of
 from pyvision_rl.runs import RunReader, read_rollouts, step_files
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.runs_files import read_lines

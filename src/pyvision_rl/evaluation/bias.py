@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pyvision_rl.evaluation_items import Item
-from pyvision_rl.evaluation_numbers import margins_test, spread_test
+from pyvision_rl.evaluation.items import Item
+from pyvision_rl.evaluation.numbers import margins_test, spread_test
 from pyvision_rl.rewards.answers import normalise, option_letter
 
 METHOD = (

@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 from pyvision_rl.config import Config, TasksConfig
 from pyvision_rl.errors import RunError
-from pyvision_rl.evaluation_choice import DIRECT, Choice
-from pyvision_rl.evaluation_suite import suite_facts, suite_files
+from pyvision_rl.evaluation.choice import DIRECT, Choice
+from pyvision_rl.evaluation.suite import suite_facts, suite_files
 from pyvision_rl.images import VisionSpec
 from pyvision_rl.rollout import Harness
 from pyvision_rl.runs import read_info

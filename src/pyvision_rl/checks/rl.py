@@ -39,12 +39,12 @@ def check_training(config: Config) -> None:
             "would ever be trained on"
         )
     if config.train.parallel != "none":
-        from pyvision_rl.checks_parallel import check_parallel
+        from pyvision_rl.checks.parallel import check_parallel
 
         check_parallel(config)
     train = config.train
     if train.overlap:
-        from pyvision_rl.checks_parallel import check_overlap
+        from pyvision_rl.checks.parallel import check_overlap
 
         check_overlap(config)
     if config.selection.carry_over and train.old_logprobs == "learner" and not train.tis_cap:

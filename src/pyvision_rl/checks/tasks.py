@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 from pyvision_rl.assemble import build_tasks, num_tasks
-from pyvision_rl.checks_sandbox import Finding, require, try_check
-from pyvision_rl.checks_survey import Survey, by_rules, take
+from pyvision_rl.checks.sandbox import Finding, require, try_check
+from pyvision_rl.checks.survey import Survey, by_rules, take
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.parsing import CODE_CLOSE, parse

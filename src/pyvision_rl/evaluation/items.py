@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pyvision_rl.evaluate import Sample, sample_of
+from pyvision_rl.evaluation.evaluate import Sample, sample_of
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.types import EndReason, ExecStatus, Malformed, Task, Trajectory
 

@@ -16,12 +16,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pyvision_rl.errors import RunError
-from pyvision_rl.evaluation_items import Item
-from pyvision_rl.evaluation_numbers import Interval, bootstrap, margins_test, mcnemar
-from pyvision_rl.evaluation_page import number, share
-from pyvision_rl.evaluation_reading import Episodes, read_items
+from pyvision_rl.evaluation.items import Item
+from pyvision_rl.evaluation.numbers import Interval, bootstrap, margins_test, mcnemar
+from pyvision_rl.evaluation.page import number, share
+from pyvision_rl.evaluation.reading import Episodes, read_items
 from pyvision_rl.present import markdown
-from pyvision_rl.study.statistics import paired_test
+from pyvision_rl.statistics import paired_test
 
 Key: TypeAlias = tuple[str, int]
 """A task's id, and which of those with it."""

@@ -1,8 +1,8 @@
 """Prove that a config, a task set or a policy works before time is spent on it.
 
 In: a config. Out: ``Finding`` records, one per thing looked at; a fault is a finding and never an
-exception, so that all of them are seen at once. The checks of a sandbox are in ``checks_sandbox``,
-those of a task set in ``checks_tasks``. Trains nothing and writes nothing.
+exception, so that all of them are seen at once. The checks of a sandbox are in ``sandbox``, those
+of a task set in ``tasks``. Trains nothing and writes nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from pyvision_rl import policy as policies
 from pyvision_rl import sandbox as sandboxes
 from pyvision_rl.assemble import assemble, build_tasks, num_tasks
-from pyvision_rl.checks_rl import absent_model, training_detail
-from pyvision_rl.checks_sandbox import Finding, require, sandbox_findings, try_async, try_check
-from pyvision_rl.checks_sft import check_stage, compile_rules
+from pyvision_rl.checks.rl import absent_model, training_detail
+from pyvision_rl.checks.sandbox import Finding, require, sandbox_findings, try_async, try_check
+from pyvision_rl.checks.sft import check_stage, compile_rules
 from pyvision_rl.config import (
     Config,
     NewModelConfig,

@@ -23,9 +23,8 @@ from typing import Self
 from pyvision_rl.assemble import assemble, chunks
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError, RunError
-from pyvision_rl.evaluate import eval_harness, evaluate
-from pyvision_rl.evaluation_choice import Choice
-from pyvision_rl.evaluation_episodes import (
+from pyvision_rl.evaluation.choice import Choice
+from pyvision_rl.evaluation.episodes import (
     EpisodeFile,
     Episodes,
     Place,
@@ -33,8 +32,9 @@ from pyvision_rl.evaluation_episodes import (
     read_episodes,
     step_file,
 )
-from pyvision_rl.evaluation_grading import Grading, groups_of
-from pyvision_rl.evaluation_items import Item, is_failed, is_ungraded, item_of
+from pyvision_rl.evaluation.evaluate import eval_harness, evaluate
+from pyvision_rl.evaluation.grading import Grading, groups_of
+from pyvision_rl.evaluation.items import Item, is_failed, is_ungraded, item_of
 from pyvision_rl.images import VisionSpec
 from pyvision_rl.metrics import rollout_metrics
 from pyvision_rl.rewards import build_terms

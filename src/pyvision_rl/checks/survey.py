@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pyvision_rl.checks_media import Kind, Measured, Measurer
-from pyvision_rl.checks_sandbox import Finding
+from pyvision_rl.checks.media import Kind, Measured, Measurer
+from pyvision_rl.checks.sandbox import Finding
 from pyvision_rl.config import Config, RewardsConfig
 from pyvision_rl.rewards import build_rewarder
 from pyvision_rl.rewards.answers import infer_type

@@ -21,19 +21,19 @@ from typing import Any
 from pyvision_rl.config import Config
 from pyvision_rl.config_file import load_config
 from pyvision_rl.errors import ConfigError, RewardError
-from pyvision_rl.evaluate import Sample
-from pyvision_rl.evaluation_episodes import EpisodeFile, Place
-from pyvision_rl.evaluation_grading import Grading, groups_of
-from pyvision_rl.evaluation_items import Item, item_of
-from pyvision_rl.evaluation_protocol import (
+from pyvision_rl.evaluation.episodes import EpisodeFile, Place
+from pyvision_rl.evaluation.evaluate import Sample
+from pyvision_rl.evaluation.grading import Grading, groups_of
+from pyvision_rl.evaluation.items import Item, item_of
+from pyvision_rl.evaluation.protocol import (
     NAME,
     config_hash,
     grading_facts,
     read_protocol,
 )
-from pyvision_rl.evaluation_reading import Episodes
-from pyvision_rl.evaluation_result import write_result
-from pyvision_rl.evaluation_suite import suite_facts, with_protocol
+from pyvision_rl.evaluation.reading import Episodes
+from pyvision_rl.evaluation.result import write_result
+from pyvision_rl.evaluation.suite import suite_facts, with_protocol
 from pyvision_rl.metrics import rollout_metrics
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.runs_codec import SavedRollout
@@ -149,7 +149,7 @@ def _facts(
         if state(was.sample) != state(now.sample):
             changed.setdefault(name, []).append(now.name)
         rescaled += was.sample.score != now.sample.score
-    from pyvision_rl.evaluate import score
+    from pyvision_rl.evaluation.evaluate import score
 
     return {
         "from": str(run),

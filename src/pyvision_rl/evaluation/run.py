@@ -13,11 +13,11 @@ from pathlib import Path
 
 from pyvision_rl.config import Config
 from pyvision_rl.errors import RewardError, RunError
-from pyvision_rl.evaluate import EvalResult
-from pyvision_rl.evaluation_choice import choose
-from pyvision_rl.evaluation_protocol import check_same_data, note_protocol
-from pyvision_rl.evaluation_result import write_result
-from pyvision_rl.evaluation_steps import (
+from pyvision_rl.evaluation.choice import choose
+from pyvision_rl.evaluation.evaluate import EvalResult
+from pyvision_rl.evaluation.protocol import check_same_data, note_protocol
+from pyvision_rl.evaluation.result import write_result
+from pyvision_rl.evaluation.steps import (
     Progress,
     Runner,
     Survey,

@@ -1,7 +1,7 @@
 """What the stages of ``[sft]`` must hold, and what a file of conversations holds.
 
 In: a config. Out: a ``ConfigError`` that names the key, or the compiled token weights. Used by the
-training loop before it starts and by ``checks``; needs no torch, and opens no file but the one
+training loop before it starts and by ``sections``; needs no torch, and opens no file but the one
 whose conversations are to be checked.
 """
 
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyvision_rl.checks_sandbox import Finding
+from pyvision_rl.checks.sandbox import Finding
 from pyvision_rl.config import Config, SftDataConfig, SftStageConfig, TokenWeight
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.parsing import parse
@@ -24,7 +24,7 @@ def check_stages(config: Config) -> None:
     if not config.sft.stages:
         raise ConfigError("sft.stages is empty: nothing to do")
     if config.train.parallel != "none":
-        from pyvision_rl.checks_parallel import check_parallel
+        from pyvision_rl.checks.parallel import check_parallel
 
         check_parallel(config)
     for index, stage in enumerate(config.sft.stages):

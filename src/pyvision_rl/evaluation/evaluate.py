@@ -1,7 +1,7 @@
 """Held-out evaluation: a task set and a policy in, scores with standard errors out.
 
 Every failed episode counts as wrong; an ungraded one (a grader that broke) is left out and counted.
-Trains nothing, chooses nothing and writes nothing: ``eval_run`` does.
+Trains nothing, chooses nothing and writes nothing: ``run`` does.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def eval_harness(assembly: Assembly) -> Harness:
             harness, sampling=replace(harness.sampling, temperature=section.temperature)
         )
     if not section.tools:
-        from pyvision_rl.evaluation_choice import direct
+        from pyvision_rl.evaluation.choice import direct
 
         harness = direct(harness, assembly.config)
     return harness
@@ -251,7 +251,7 @@ def evaluate_now(assembly: Assembly, *, forced: str = "") -> EvalResult:
     tasks, total = held_out(assembly.config)
     parts: Sequence[Sequence[int]] = chunks(total)
     if assembly.config.eval.ids:
-        from pyvision_rl.evaluation_choice import choose
+        from pyvision_rl.evaluation.choice import choose
 
         parts = choose(assembly.config).chunks()
     items: list[Judged] = []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pyvision_rl.errors import ConfigError, RunError
-from pyvision_rl.evaluation_reading import Episodes
+from pyvision_rl.evaluation.reading import Episodes
 from pyvision_rl.media import data_url
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.runs_files import writing

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pyvision_rl.config import Config
-from pyvision_rl.evaluate import EvalResult, Sample, result_of, standard_error
-from pyvision_rl.evaluation_bias import position_bias
-from pyvision_rl.evaluation_items import NUMBERS, Item
-from pyvision_rl.evaluation_numbers import bootstrap, pass_at, pass_levels, wilson
-from pyvision_rl.evaluation_page import page, rows
-from pyvision_rl.evaluation_protocol import read_protocol
-from pyvision_rl.evaluation_suite import suite_report
+from pyvision_rl.evaluation.bias import position_bias
+from pyvision_rl.evaluation.evaluate import EvalResult, Sample, result_of, standard_error
+from pyvision_rl.evaluation.items import NUMBERS, Item
+from pyvision_rl.evaluation.numbers import bootstrap, pass_at, pass_levels, wilson
+from pyvision_rl.evaluation.page import page, rows
+from pyvision_rl.evaluation.protocol import read_protocol
+from pyvision_rl.evaluation.suite import suite_report
 from pyvision_rl.runs_files import replace_file
 
 Json: TypeAlias = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from pyvision_rl.config import Config, RewardsConfig, TasksConfig
 from pyvision_rl.errors import ConfigError
-from pyvision_rl.evaluation_items import Item
+from pyvision_rl.evaluation.items import Item
 from pyvision_rl.suites.base import Scored, Settings, Suite, protocol_name, settings_of
 from pyvision_rl.suites.task_set import find_suite
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from pyvision_rl.config import RewardsConfig
-from pyvision_rl.evaluation_items import is_failed
+from pyvision_rl.evaluation.items import is_failed
 from pyvision_rl.rewards import build_rewarder, build_terms
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.types import Group, Trajectory

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from pyvision_rl.assemble import num_tasks
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError
-from pyvision_rl.evaluate import chunk_start, held_out
+from pyvision_rl.evaluation.evaluate import chunk_start, held_out
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import suggestion
 from pyvision_rl.rollout import Harness

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pyvision_rl import assemble, evaluate
+from pyvision_rl import assemble
 from pyvision_rl.collect import run_rollout
 from pyvision_rl.config import Config
 from pyvision_rl.errors import RewardError, RunError
+from pyvision_rl.evaluation import evaluate
 from pyvision_rl.evaluation.evaluate import Judged, result_of, score
 from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.types import EndReason, Reward, TaskInput, Trajectory

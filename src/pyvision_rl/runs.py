@@ -34,7 +34,6 @@ from pyvision_rl.media import saved_file, write_png
 from pyvision_rl.runs_codec import (
     RunInfo,
     SavedRollout,
-    decode,
     decode_info,
     encode,
     encode_info,
@@ -246,6 +245,9 @@ def read_rollouts(
     Raises:
         RunError: The file cannot be read, or a line of it cannot be understood.
     """
+    # Nobody who only writes runs needs it.
+    from pyvision_rl.runs_decode import decode
+
     folder = file.parent.parent / "media" if media is None else media
     found: dict[str, Media] = {}
     known: dict[str, Path] = {}

@@ -28,6 +28,7 @@ def unit_of(module: str) -> str:
     first = module.split(".")[0]
     parts = {
         "runs_codec": "runs",
+        "runs_decode": "runs",
         "runs_files": "runs",
         "runs_order": "runs",
         "runs_videos": "runs",

@@ -15,7 +15,8 @@ from pyvision_rl.errors import ConfigError, RewardError
 from pyvision_rl.rewards import build_rewarder
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.rewards.grading import TABLE as GRADERS
-from pyvision_rl.runs_codec import SavedRollout, decode, encode
+from pyvision_rl.runs_codec import SavedRollout, encode
+from pyvision_rl.runs_decode import decode
 from pyvision_rl.suites.base import Final, Scored, Undecided, final_of
 from pyvision_rl.suites.choices import chosen
 from pyvision_rl.suites.grading import SuiteGrader

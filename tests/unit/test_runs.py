@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pyvision_rl.config import Config, RunConfig
 from pyvision_rl.errors import RunError
 from pyvision_rl.runs import SCHEMA, RunReader, RunWriter, read_rollouts
-from pyvision_rl.runs_codec import SavedRollout, decode, encode
+from pyvision_rl.runs_codec import SavedRollout, encode
+from pyvision_rl.runs_decode import decode
 from pyvision_rl.types import (
     Action,
     Batch,

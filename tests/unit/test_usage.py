@@ -26,7 +26,8 @@ from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.rendering.chars import CharsRenderer
 from pyvision_rl.rewards import build_rewarder
 from pyvision_rl.rollout import Harness, run_groups
-from pyvision_rl.runs_codec import SavedRollout, decode, encode
+from pyvision_rl.runs_codec import SavedRollout, encode
+from pyvision_rl.runs_decode import decode
 from pyvision_rl.sandbox.base import SandboxLimits
 from pyvision_rl.sandbox.scripted import ScriptedSandbox
 from pyvision_rl.show import render_rollout

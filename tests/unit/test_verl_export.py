@@ -29,7 +29,7 @@ from pyvision_rl.integrations.verl.keys import (
 )
 from pyvision_rl.integrations.verl.mapping import Machines, verl_config
 from pyvision_rl.runs import RunReader
-from pyvision_rl.runs_codec import decode
+from pyvision_rl.runs_decode import decode
 
 DOCS = Path(__file__).parents[2] / "docs" / "verl.md"
 

@@ -20,7 +20,8 @@ from pyvision_rl.config import Config
 from pyvision_rl.errors import RunError
 from pyvision_rl.media import write_png
 from pyvision_rl.rollout import Rewarder
-from pyvision_rl.runs_codec import SavedRollout, decode, encode, media_of
+from pyvision_rl.runs_codec import SavedRollout, encode, media_of
+from pyvision_rl.runs_decode import decode
 from pyvision_rl.runs_files import append, line_of, read_lines, replace_file, writing
 from pyvision_rl.types import Media, Task, Trajectory
 

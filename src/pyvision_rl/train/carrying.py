@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from pyvision_rl.runs_codec import SavedRollout, decode, encode, media_of
+from pyvision_rl.runs_codec import SavedRollout, encode, media_of
+from pyvision_rl.runs_decode import decode
 from pyvision_rl.types import Candidate, Group, Media
 
 

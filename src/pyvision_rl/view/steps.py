@@ -15,7 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pyvision_rl.runs_codec import SavedRollout, decode, media_of
+from pyvision_rl.runs_codec import SavedRollout, media_of
+from pyvision_rl.runs_decode import decode
 from pyvision_rl.runs_order import in_order
 from pyvision_rl.types import ExecStatus, ImageSource, population_std
 from pyvision_rl.usage import observed

@@ -32,7 +32,7 @@ from pyvision_rl.registry import resolve
 from pyvision_rl.rendering import QwenRenderer
 from pyvision_rl.rewards import build_rewarder
 from pyvision_rl.rollout import Harness, derive_seed, run_groups
-from pyvision_rl.runs_codec import decode
+from pyvision_rl.runs_decode import decode
 from pyvision_rl.runs_videos import noted_videos
 from pyvision_rl.types import EndReason, Media, SampleLimits, Task, Trajectory
 

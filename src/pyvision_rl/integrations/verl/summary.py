@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from pyvision_rl.runs_codec import SavedRollout, decode, encode
+from pyvision_rl.runs_codec import SavedRollout, encode
+from pyvision_rl.runs_decode import decode
 from pyvision_rl.types import Execution, RunCode, Task, Trajectory, Turn
 
 FIELD = "pyvision"

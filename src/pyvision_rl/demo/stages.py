@@ -29,8 +29,6 @@ from pyvision_rl.present import hardware, markdown
 from pyvision_rl.runs import RunReader
 
 ARMS = ("plain", "tool_reward")
-_EVAL_EVERY = 12
-"""Not at the last step: the final model is evaluated in a stage of its own."""
 _PLAN = "plan.json"
 _RESULT = "demo.json"
 
@@ -153,7 +151,8 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
         folder = out / "eval" / name / mode
         return Command(f"eval-{name}-{mode}", _pvrl("eval"), plan.rl_config, folder, sets)
 
-    every = f"train.eval_every={_EVAL_EVERY}"
+    # Once, halfway: the final model is evaluated in a stage of its own.
+    every = f"train.eval_every={config.train.steps // 2 + 1}"
     paid = rl("rl", "rl-tool_reward", every)
     plain = rl("rl", "rl-plain", every, "rewards.tool_use_per_call=0.0")
     # Plain RL is over long before the other arm: a model that does not call tools is fast.

@@ -88,7 +88,7 @@ def run_rl(
     check_lines(out, begun)
     require_memory("rl", config)
     with assemble(_started(config, start)) as assembly:
-        trainer, collector = _parts(assembly, start, out, learner)
+        trainer, collector = _parts(config, assembly, start, out, learner)
         # An optimizer's state is large, and the learner has it now.
         start = start and replace(start, learner=None)
         ids = start.extra.get("trackers", {}) if start else {}
@@ -136,10 +136,14 @@ def _started(config: Config, start: Checkpoint | None) -> Config:
 
 
 def _parts(
-    assembly: Assembly, start: Checkpoint | None, out: Path, make: Callable[..., Learner]
+    config: Config,
+    assembly: Assembly,
+    start: Checkpoint | None,
+    out: Path,
+    make: Callable[..., Learner],
 ) -> tuple[Learner, Collector]:
     """Return learner and collector, in the state that the checkpoint holds."""
-    config, model = assembly.config, assembly.model
+    model = assembly.model
     if model is None:
         from pyvision_rl.train.vllm_sync import join
 

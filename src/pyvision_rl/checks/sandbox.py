@@ -11,12 +11,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 from PIL import Image
 
+from pyvision_rl.assemble import sandbox_limits
 from pyvision_rl.config import SandboxConfig
 from pyvision_rl.errors import PVRLError, SandboxError
 from pyvision_rl.media import image_media
@@ -89,18 +90,13 @@ def sandbox_findings(make: Callable[[], Sandbox], config: SandboxConfig) -> list
 
     Args:
         make: Makes the backend.
-        config: Its limits, all but the time limit, which is ``WALL_S``.
+        config: Its limits, all but those of time: ``WALL_S``, and the default of computing.
     """
-    limits = SandboxLimits(
+    limits = replace(
+        sandbox_limits(config),
+        cpu_s=SandboxLimits().cpu_s,
         wall_s=WALL_S,
         grace_s=min(config.grace_s, WALL_S),
-        memory_mb=config.memory_mb,
-        max_output_chars=config.max_output_chars,
-        max_images=config.max_images,
-        max_pixels=config.max_pixels,
-        max_aspect=config.max_aspect,
-        scratch_mb=config.scratch_mb,
-        figure=config.figure,
     )
 
     async def run() -> list[Finding]:

@@ -10,30 +10,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from tests.fork_server import ForkServer, alive
 
 
-class Runner:
+class Runner(ForkServer):
     """Starts runs of one verb (rl, eval) one at a time; a context manager."""
 
     def __init__(self, verb: str = "rl") -> None:
-        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.killable", verb],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__("tests.killable", verb)
 
     def run(
         self,
@@ -49,41 +39,15 @@ class Runner:
         Returns:
             The exit code; negative is the signal that ended it.
         """
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        order = {"config": config, "out": str(out), "resume": resume}
-        self._server.stdin.write(json.dumps(order) + "\n")
-        self._server.stdin.flush()
-        pid = int(self._server.stdout.readline())
-        while _alive(pid):
+        self.order({"config": config, "out": str(out), "resume": resume})
+        pid: int = self.answer()
+        while alive(pid):
             if until(pid):
                 os.kill(pid, number)
                 break
             time.sleep(0.0005)
-        return int(self._server.stdout.readline())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.stdout.close()
-        self._server.wait()
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process still runs; an ended one that nobody waited for is a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        code: int = self.answer()
+        return code
 
 
 def _verb(name: str) -> Callable[..., Any]:

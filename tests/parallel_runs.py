@@ -12,29 +12,20 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from tests.fork_server import ForkServer, alive
 
 
-class Runner:
+class Runner(ForkServer):
     """Starts runs, one at a time; a context manager."""
 
     def __init__(self) -> None:
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.parallel_runs"],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__("tests.parallel_runs")
 
     def run(
         self,
@@ -51,43 +42,16 @@ class Runner:
         Returns:
             The exit codes in the order of the processes; negative is the signal that ended it.
         """
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
         order = {"size": size, "stderr": str(stderr), "argv": [str(a) for a in argv]}
-        order |= {"steps": None if steps is None else str(steps)}
-        self._server.stdin.write(json.dumps(order) + "\n")
-        self._server.stdin.flush()
-        pids = json.loads(self._server.stdout.readline())
-        while any(map(_alive, pids)):
+        self.order(order | {"steps": None if steps is None else str(steps)})
+        pids = self.answer()
+        while any(map(alive, pids)):
             if when():
                 do(pids)
                 break
             time.sleep(0.01)
-        codes: list[int] = json.loads(self._server.stdout.readline())
+        codes: list[int] = self.answer()
         return codes
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.stdout.close()
-        self._server.wait()
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process still runs; an ended one that nobody waited for is a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _free_port() -> int:

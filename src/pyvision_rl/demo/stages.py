@@ -186,6 +186,9 @@ def _quick_sft(config: str) -> tuple[str, ...]:
         sets += [f"{key}.steps=2", f"{key}.batch_size=4", f"{key}.min_steps=0"]
         sets += [f"{key}.probe_every=1"]
         sets += [f"{key}.data.{source}.count=16" for source in range(len(stage.data))]
+        # Of so few scripts of an unreliable teacher any share may answer wrongly.
+        scripts = [source for source, data in enumerate(stage.data) if data.kind == "scripts"]
+        sets += [f"{key}.data.{source}.max_wrong=1.0" for source in scripts]
     return tuple(sets)
 
 

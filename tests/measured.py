@@ -18,6 +18,25 @@ from pyvision_rl.train.learner import Learner, SftStats
 from pyvision_rl.types import Batch, Segment, UpdateStats
 from tests.tiny_models import noise
 
+# The language model of SmolLM2-135M, with a small tower.
+TEXT_135M: dict[str, Any] = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 12, 12]},
+}
+VISION_135M: dict[str, Any] = {
+    "depth": 4,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_heads": 4,
+    "out_hidden_size": 576,
+    "fullatt_block_indexes": [0, 1, 2, 3],
+}
+
 
 def examples(
     model: VisionLanguageModel, *, rows: int, text: int, side: int, written: int

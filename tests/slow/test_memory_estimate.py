@@ -16,26 +16,7 @@ from pyvision_rl.sizes.architecture import read_architecture
 from pyvision_rl.sizes.parameters import count
 from pyvision_rl.train.batching import pack
 from pyvision_rl.train.learner import Learner
-from tests.measured import examples, measured_peak
-
-# The language model of SmolLM2-135M, with a small tower.
-TEXT = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 12, 12]},
-}
-VISION = {
-    "depth": 4,
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_heads": 4,
-    "out_hidden_size": 576,
-    "fullatt_block_indexes": [0, 1, 2, 3],
-}
+from tests.measured import TEXT_135M, VISION_135M, examples, measured_peak
 
 
 @pytest.mark.slow
@@ -45,8 +26,8 @@ def test_the_peak_of_a_step_of_135_million_parameters(checkpointing: bool) -> No
     import transformers
 
     sizes: dict[str, Any] = {
-        "text_config": TEXT,
-        "vision_config": VISION,
+        "text_config": TEXT_135M,
+        "vision_config": VISION_135M,
         "tie_word_embeddings": True,
         "image_token_id": 5,
         "video_token_id": 6,

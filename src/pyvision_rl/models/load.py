@@ -42,11 +42,10 @@ def load_model(
         if (family := config.model_type) not in FAMILIES:
             known = ", ".join(FAMILIES)
             raise ValueError(f"it is a {family!r} model; supported families: {known}")
-        module = load_network(path, getattr(torch, dtype))
+        module = load_network(path, getattr(torch, dtype)).to(place).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"policy.model = {path!r} cannot be loaded: {error}") from error
     spec = vision_spec(path, config, min_pixels=min_pixels, max_pixels=max_pixels)
-    module.to(place).eval()
     return VisionLanguageModel(module, spec, _num_tokens(path, config.image_token_id))
 
 

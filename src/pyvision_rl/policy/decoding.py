@@ -369,7 +369,10 @@ def as_error(error: Exception) -> PVRLError:
     """Return ``error`` as a ``PolicyError``; a ``RenderError``, being our bug, stays one."""
     if isinstance(error, PolicyError | RenderError):
         return error
-    failure = PolicyError(f"sampling failed: {type(error).__name__}: {error}")
+    text = f"sampling failed: {type(error).__name__}: {error}"
+    if isinstance(error, torch.OutOfMemoryError):
+        text += " (policy.max_batch and rollout.max_live_episodes bound what sampling takes)"
+    failure = PolicyError(text)
     failure.__cause__ = error
     return failure
 

@@ -27,7 +27,7 @@ _STEPS = (
     *("groups", "groups_trained", "groups_all_right", "groups_all_wrong"),
     *("kept", "kept_share", "carried_in", "carried_out"),
     *("correct_negative_advantage", "correct_negative_advantage_share"),
-    *("sample_s", "update_s"),
+    *("sample_s", "update_s", "sample_gib", "update_gib"),
     *("eval_accuracy", "eval_accuracy_se", "eval_tool_calls", "eval_failed", "eval_ungraded"),
     *(f"eval_{name}" for name in NUMBERS),
     *(f"train_{f.name}" for f in fields(UpdateStats) if f.name != "step"),

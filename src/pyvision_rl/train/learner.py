@@ -27,6 +27,7 @@ from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.train import losses
 from pyvision_rl.train.batching import Example, MicroBatch, pack
+from pyvision_rl.train.device_memory import enough_memory
 from pyvision_rl.train.objective import Outcome, diagnose, summarize, token_losses
 from pyvision_rl.train.optimizers import build_optimizers, freeze_vision, lr_factor
 from pyvision_rl.train.scoring import score
@@ -133,7 +134,8 @@ class Learner:
 
         Raises:
             ConfigError: The KL term has no reference.
-            TrainError: Nothing to learn from, or a loss or gradient that is not finite.
+            TrainError: Nothing to learn from, a loss or gradient that is not finite, or the GPU is
+                full.
         """
         if temperature <= 0:
             raise TrainError(f"temperature {temperature}: greedy samples have no policy gradient")
@@ -145,7 +147,8 @@ class Learner:
         plan = [part for part in plan if any(micro.num_targets for micro in part)]
         mismatches: list[Tensor] = []
         outcomes: list[Outcome] = []
-        with self._all_or_nothing(len(plan) * config.epochs):
+        several = self._all_or_nothing(len(plan) * config.epochs)
+        with enough_memory(config, self.step + 1), several:
             plan = self._prepare(plan, temperature, mismatches)
             for part in plan * config.epochs:
                 outcomes.append(self._policy_step(part, temperature))
@@ -163,14 +166,16 @@ class Learner:
         """Make one cross-entropy step over the examples.
 
         Raises:
-            TrainError: Nothing to learn from, or a loss or gradient that is not finite.
+            TrainError: Nothing to learn from, a loss or gradient that is not finite, or the GPU is
+                full.
         """
         micro_batches = pack(examples, self.model, self.config.micro_batch_tokens)
         num_tokens = _num_targets(micro_batches, "SFT batch")
         total_weight = math.fsum(float(m.weights_BT.sum()) for m in micro_batches)
-        done = self._make_step(
-            micro_batches, lambda micro: self._supervised_share(micro, total_weight)
-        )
+        with enough_memory(self.config, self.step + 1):
+            done = self._make_step(
+                micro_batches, lambda micro: self._supervised_share(micro, total_weight)
+            )
         self.step += 1
         return SftStats(
             step=self.step,

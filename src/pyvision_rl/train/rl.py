@@ -34,6 +34,7 @@ from pyvision_rl.train.checkpoints import (
     seed_rng,
 )
 from pyvision_rl.train.collecting import Collector
+from pyvision_rl.train.device_memory import peak_gib
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.journal import Journal
 from pyvision_rl.train.learner import Learner
@@ -245,7 +246,7 @@ def _train_step(
         journal.event("dropped_step", f"step {step}: stopped between rounds; made again", step)
         return False
     groups, batch = collected.groups, collected.batch
-    sampled = time.perf_counter()
+    sampled, memory = time.perf_counter(), peak_gib("sample_gib")
     # Before the update: what it fails on should be there to be looked at.
     journal.writer.rollouts(step, (*groups, *collected.carried_in), batch)
     remark = check_failures(groups, config, f"step {step}")
@@ -265,6 +266,7 @@ def _train_step(
         journal.event("empty_step", text, step)
     numbers["sample_s"] = sampled - began
     numbers["update_s"] = time.perf_counter() - sampled
+    numbers |= memory | peak_gib("update_gib")
     if config.train.eval_every and step % config.train.eval_every == 0:
         numbers |= _evaluation(assembly, step)
     journal.step(step, numbers | assembly.stats())

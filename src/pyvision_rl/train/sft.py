@@ -36,6 +36,7 @@ from pyvision_rl.train.checkpoints import (
     save_checkpoint,
     step_path,
 )
+from pyvision_rl.train.device_memory import peak_gib
 from pyvision_rl.train.ema import AveragingLearner
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner, SftStats
@@ -236,7 +237,7 @@ class _Run:
             f"step {self.at.step}/{self.at.step + left}: loss {stats.loss:.4f}, nll {stats.nll:.4f}"
         )
         more, words = measured.told()
-        self.parts.metrics(self.at.step, values | more)
+        self.parts.metrics(self.at.step, values | peak_gib("step_gib") | more)
         shown = self.at.stage_step in (1, data.num_steps) or self.at.step % _REPORT_EVERY == 0
         if shown or words:
             self.report(line + words)

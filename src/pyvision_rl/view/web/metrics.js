@@ -94,6 +94,11 @@
           ["sample_s", "update_s", "eval_s"],
           { stacked: true, labels: ["sampling", "update", "evaluation"] },
         ],
+        [
+          "GPU memory at most, GiB",
+          ["sample_gib", "update_gib", "step_gib"],
+          { labels: ["sampling", "update", "step"] },
+        ],
       ],
     ],
   ];

@@ -1,0 +1,45 @@
+"""What a GPU's memory was for: the peak of each part of a step, and one clear error without enough.
+
+In: nothing but torch's own count. Out: numbers for ``metrics.jsonl``, or a ``TrainError`` that
+names the keys which take less. A CPU has no such count: there are no numbers then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pyvision_rl.config import TrainConfig
+from pyvision_rl.errors import TrainError
+
+
+def peak_gib(name: str) -> dict[str, float]:
+    """Return under ``name`` the most GiB of tensors on this process's GPU since the last call."""
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    if not peak:  # no GPU, or a run that does not use it
+        return {}
+    torch.cuda.reset_peak_memory_stats()
+    return {name: peak / 2**30}
+
+
+@contextmanager
+def enough_memory(config: TrainConfig, step: int) -> Iterator[None]:
+    """Turn a lack of memory on a GPU into an error that says what to change.
+
+    Raises:
+        TrainError: The GPU was full during step ``step``.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        ways = [f"train.micro_batch_tokens below {config.micro_batch_tokens}"]
+        if not config.gradient_checkpointing:
+            ways.append("train.gradient_checkpointing = true")
+        if not config.lora_rank:
+            ways.append("train.lora_rank = 64")
+        raise TrainError(
+            f"step {step}: the GPU's memory is full ({str(error).splitlines()[0]}). What takes "
+            f"less: {', '.join(ways)}; --dry-run tells what each part takes"
+        ) from error

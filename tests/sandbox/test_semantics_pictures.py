@@ -119,15 +119,32 @@ def test_pictures_shown_before_an_error_are_returned(bench: Bench) -> None:
 
 def test_figures_made_in_advance_equal_figures_made_on_demand(bench: Bench) -> None:
     body = "plt.{}\nplt.imshow(image_clue_0, cmap='gray'); plt.title('t'); plt.show()\n"
-    codes = [body.format(make) for make in ("figure()", "subplots()", "gca()")]
+    makes = ("figure()", "subplots()", "gca()", "figure(figsize=(2, 1.5))")
+    makes += (
+        "subplots(figsize=[3, 2])",
+        "figure(figsize=(0.5, 4))",
+        "figure(figsize=(2, 1, 'in'))",
+    )
+    codes = [body.format(make) for make in makes]
     # A new object for an rcParam makes every figure be built from scratch, to the same values.
     anew = "plt.rcParams['figure.figsize'] = [1.12, 1.12]\n"
     limits = SandboxLimits(figure={"xtick.bottom": True, "axes.spines.left": True})
     for other in (LIMITS, limits):
-        early = bench.cells(*codes, limits=other)
-        late = bench.cells(*(anew + code for code in codes), limits=other)
+        early = [bench.cell(code, limits=other) for code in codes]
+        late = [bench.cell(anew + code, limits=other) for code in codes]
         assert [e.images for e in early] == [e.images for e in late]
         assert all(len(e.images) == 1 for e in early)
+
+
+@pytest.mark.parametrize("size", ["(0, 1)", "(1,)", "(float('nan'), 1)", "'wide'", "(1e9, 1e9)"])
+def test_a_size_that_no_figure_can_have_is_answered_as_matplotlib_does(
+    bench: Bench, size: str
+) -> None:
+    code = f"plt.figure(figsize={size}); plt.imshow(image_clue_0); plt.show()\n"
+    early = bench.cell("x = 1\n" + code)
+    late = bench.cell("plt.rcParams['figure.figsize'] = [1.12, 1.12]\n" + code)
+    assert early.images == late.images == ()
+    assert (early.status, early.error, early.output) == (late.status, late.error, late.output)
 
 
 def test_changed_rc_params_apply_to_figures_made_in_advance(bench: Bench) -> None:

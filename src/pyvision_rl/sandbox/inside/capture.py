@@ -5,8 +5,9 @@ within the limits, sent at once and named in the model's namespace. Loaded by th
 imports nothing of ours.
 
 Making a figure's axes costs several times what drawing a small image costs, so the zygote makes
-``SPARES`` default figures before it forks, and a bare ``plt.figure()`` takes one of them when no
-rcParam was changed since. The code gets the very objects it would have made, only earlier.
+``SPARES`` default figures before it forks, and a ``plt.figure()`` that says no more than a
+``figsize`` takes one of them when no rcParam was changed since. The code gets the very objects it
+would have made, only earlier.
 """
 
 from __future__ import annotations
@@ -185,8 +186,8 @@ class _Spares:
 
 
 _SPARE = _Spares()
-_BARE = {"figsize": None, "dpi": None, "facecolor": None, "edgecolor": None, "frameon": True}
-"""What ``plt.figure()`` passes on when it is called without arguments."""
+_BARE = {"dpi": None, "facecolor": None, "edgecolor": None, "frameon": True}
+"""What ``plt.figure()`` passes on when it is called without arguments, beside ``figsize``."""
 _UNSHARED = {"sharex": None, "sharey": None}
 """What ``plt.subplots()`` passes on for its one axes."""
 
@@ -195,12 +196,22 @@ def new_figure_manager(
     num: int, *args: Any, FigureClass: type[Figure] = Figure, **kwargs: Any
 ) -> FigureManagerBase:
     """Return the manager of a new figure; pyplot calls this by name."""
-    figures = _SPARE.figures
-    if figures and FigureClass is Figure and not args and kwargs == _BARE and _SPARE.fresh():
+    figures, size = _SPARE.figures, kwargs.get("figsize")
+    bare = not args and kwargs == {"figsize": size, **_BARE} and _is_size(size)
+    if figures and FigureClass is Figure and bare and _SPARE.fresh():
         figure = figures.pop()
+        if size is not None:
+            figure.set_size_inches(size, forward=False)
     else:
         figure = FigureClass(*args, **kwargs)
     return FigureManager(FigureCanvas(figure), num)
+
+
+def _is_size(size: Any) -> bool:
+    """Whether a default figure can be given this size; what is odd is for matplotlib to judge."""
+    if type(size) not in (tuple, list):
+        return size is None
+    return len(size) == 2 and all(type(n) in (int, float) and 0 < n < 1e4 for n in size)
 
 
 def _spare_axes(figure: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

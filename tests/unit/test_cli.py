@@ -303,6 +303,17 @@ def test_a_reader_that_leaves_ends_the_command_quietly(here):
         assert process.returncode == 1
 
 
+def test_a_checkpoint_to_resume_names_the_run_it_is_of(here):
+    checkpoint = here / "old" / "checkpoints" / "step_000002"
+    checkpoint.mkdir(parents=True)
+    (here / "old" / "run.json").write_text("{}")
+    result = pvrl("rl", "--resume", "old/checkpoints/step_000002")
+    assert result.exit_code == 2
+    assert (
+        "no run.json there; a run goes on from its newest checkpoint: --resume old" in result.stderr
+    )
+
+
 def test_resume_uses_the_runs_own_config_and_folder(here):
     run = here / "old"
     run.mkdir()

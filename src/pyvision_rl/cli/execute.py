@@ -248,7 +248,10 @@ def source_of(options: Options) -> Path:
             "change single keys with --set"
         )
     if not (options.resume / "run.json").exists():
-        raise ConfigError(f"--resume {options.resume}: no run.json there")
+        run = options.resume.parent.parent
+        inside = (run / "run.json").exists()
+        hint = f"; a run goes on from its newest checkpoint: --resume {run}" if inside else ""
+        raise ConfigError(f"--resume {options.resume}: no run.json there{hint}")
     return options.resume
 
 

@@ -199,7 +199,9 @@ def summarize(
         "spread": {name: asdict(s) for name, s in spreads.items()},
         "rows": {str(seed): r for seed, r in rows.items()},
         "happened": {str(seed): demo["happened"] for seed, demo in demos.items()},
-        "expected": {str(seed): demo["probe"]["expectation"] for seed, demo in demos.items()},
+        "expected": {
+            str(seed): demo["probe"]["expectation"] for seed, demo in demos.items() if demo["probe"]
+        },
         "sizes": next((demo["sizes"] for demo in demos.values()), {}),
     }
 
@@ -223,9 +225,8 @@ def row(demo: Mapping[str, Any], kind: str = "image") -> Row:
     numbers["rise_rest"] = split["rest"]
     numbers["tool_hard_rise"] = numbers["tool_hard_tool_reward"] - numbers["tool_hard_start"]
     numbers["hard_difference"] = numbers["hard_tool_reward"] - numbers["hard_plain"]
-    numbers["probe_gain"] = demo["probe"]["gain"]
-    numbers["probe_gain_with_bonus"] = demo["probe"]["gain_with_bonus"]
-    numbers["probe_tool_share"] = demo["probe"]["tool_share"]
+    for name in ("gain", "gain_with_bonus", "tool_share") if demo["probe"] else ():
+        numbers[f"probe_{name}"] = demo["probe"][name]
     numbers["seconds"] = demo["seconds"]
     numbers["peak_mb"] = demo["peak_mb"]
     return numbers

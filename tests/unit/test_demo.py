@@ -30,7 +30,14 @@ from pyvision_rl.demo.__main__ import _show as show_result
 from pyvision_rl.demo.kinds import KINDS, held_out
 from pyvision_rl.demo.processes import Command, Runner, descendants_mb
 from pyvision_rl.demo.report import Measured, Outcome, fate, outcome, sentence, split_rise
-from pyvision_rl.demo.stages import Plan, config_sha256, run_demo, stages
+from pyvision_rl.demo.stages import (
+    Plan,
+    _notes,
+    _probe_of_start,
+    config_sha256,
+    run_demo,
+    stages,
+)
 from pyvision_rl.errors import RunError
 from pyvision_rl.evaluation.evaluate import result_of
 from pyvision_rl.media import image_media
@@ -715,6 +722,18 @@ def test_a_failed_seed_is_reported_and_counts() -> None:
     assert "seed 11 failed: out of memory" in to_markdown(result)
     claims = {c["claim"]: c["passed"] for c in result["criteria"]}
     assert claims["tool reward: no seed's hard accuracy ends below its start"] is False
+
+
+def test_a_cold_start_that_was_not_probed_has_no_probe_to_tell_of(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "sft", Config(), "sft") as writer:
+        writer.metrics(1, {"loss": 2.0})
+    assert _probe_of_start(tmp_path / "sft") is None
+    assert [*_notes(None)] == ["Table.", "Tasks."]
+    bare = demo() | {"probe": None}
+    result = summarize((10, 11), {10: bare, 11: bare}, {}, config="tiny_image_rl")
+    assert result["expected"] == {}
+    assert "probe_gain" not in result["rows"]["11"]
+    to_markdown(result)
 
 
 def test_no_finished_seed_fails_everything() -> None:

@@ -182,7 +182,8 @@ def _fates(fates: tuple[str, str], start: float, plain: float, paid: float) -> s
 
 def _rise(start: Outcome, paid: Outcome, split: Split) -> str:
     return (
-        f"With the tool reward, held-out hard accuracy went from {start.hard.value:.2f} to "
+        f"With the tool reward, held-out accuracy on easy tasks went from {start.easy.value:.2f} "
+        f"to {paid.easy.value:.2f}, on hard ones from {start.hard.value:.2f} to "
         f"{paid.hard.value:.2f} ({split.total:+.2f} ± {told(split.se)}): "
         f"{split.used_more:+.2f} from using the tool more, {split.used_better:+.2f} from using it "
         f"better (forced-tool accuracy {start.tool_hard.value:.2f} -> {paid.tool_hard.value:.2f}), "
@@ -196,7 +197,7 @@ def _lesson(split: Split, fate_paid: str) -> str:
     if fate_paid == "dropped":
         return "The tool reward did not save the skill this time."
     if split.se is None or abs(split.total) <= 2 * split.se:
-        return "That is no clear change."
+        return "On hard tasks that is no clear change."
     if split.total < 0:
         return "That is a clear fall: RL with the tool reward made the model worse at hard tasks."
     if split.used_better < 0.25 * split.total:

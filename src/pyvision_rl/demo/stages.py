@@ -226,15 +226,7 @@ def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
         happened=happened,
         figure=Path(paths["figure"]),
         table=(head, rows),
-        notes={
-            "Table.": "Held-out tasks, mean ± standard error over tasks. Forced: the first turn "
-            "must begin with code, or with an answer.",
-            "Probe before RL.": f"{probe['expectation']} "
-            f"(gain {probe['gain']:+.3f} ± {report.told(probe['gain_se'], 3)}, "
-            f"with the tool reward {probe['gain_with_bonus']:+.3f}).",
-            "Tasks.": "Chosen for this page: hard, solved after looking, missed without. "
-            "All of them are in the run folders.",
-        },
+        notes=_notes(probe),
         max_pixels=config.policy.max_pixels,
     )
     start, paid = outcomes["start"], outcomes["tool_reward"]
@@ -250,9 +242,30 @@ def _results(plan: Plan, out: Path, config: Config) -> dict[str, Any]:
     }
 
 
-def _probe_of_start(run: Path) -> dict[str, Any]:
-    """Return the cold start's own probe of the weights that RL starts from."""
+def _notes(probe: dict[str, Any] | None) -> dict[str, str]:
+    """Return what the page says beside its table, by heading."""
+    notes = {
+        "Table.": "Held-out tasks, mean ± standard error over tasks. Forced: the first turn "
+        "must begin with code, or with an answer."
+    }
+    if probe is not None:
+        notes["Probe before RL."] = (
+            f"{probe['expectation']} "
+            f"(gain {probe['gain']:+.3f} ± {report.told(probe['gain_se'], 3)}, "
+            f"with the tool reward {probe['gain_with_bonus']:+.3f})."
+        )
+    notes["Tasks."] = (
+        "Chosen for this page: hard, solved after looking, missed without. "
+        "All of them are in the run folders."
+    )
+    return notes
+
+
+def _probe_of_start(run: Path) -> dict[str, Any] | None:
+    """Return the cold start's own probe of the weights that RL starts from; None without one."""
     readings = [line for line in RunReader(run).metrics() if "probe_distance" in line]
+    if not readings:
+        return None
     kept = min(readings, key=lambda line: line["probe_distance"])  # the first of equals
     marked = {k.removeprefix("probe_"): v for k, v in kept.items() if k.startswith("probe_")}
     return {"step": kept["step"], **marked}

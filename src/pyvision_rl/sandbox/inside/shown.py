@@ -85,14 +85,9 @@ class Frames(np.ndarray[Any, Any]):
 
 def frames_of(value: object) -> tuple[str, tuple[int, ...]] | None:
     """Return the binding and the frames, ascending, that an array shows; None if not known."""
-    array = value
-    while isinstance(array, np.ndarray):
-        block = getattr(array, "_block", None)
-        if block is not None:
-            seen = _covered(value, block) if _within(value, block) else set()
-            return (block.name, tuple(sorted(seen))) if seen else None
-        array = array.base
-    return None
+    block = _block_of(value)
+    seen = _covered(value, block) if block is not None and _within(value, block) else ()
+    return (block.name, tuple(sorted(seen))) if block is not None and seen else None
 
 
 def shows(pixels: np.ndarray[Any, Any], name: str, numbers: Sequence[int]) -> Frames:
@@ -138,6 +133,17 @@ def _arrays(value: Any) -> list[Any]:
     return []
 
 
+def _block_of(value: object) -> _Block | None:
+    """What is known of an array, or of the one that it is a view of."""
+    array = value
+    while isinstance(array, np.ndarray):
+        block: _Block | None = getattr(array, "_block", None)
+        if block is not None:
+            return block
+        array = array.base
+    return None
+
+
 def _address(array: Any) -> int:
     return int(array.__array_interface__["data"][0])
 
@@ -179,11 +185,13 @@ def _pieces(made: Any, sources: list[Any]) -> list[Any]:
     views = [source.view() for source in sources]
     if len(views) == 1 and made.ndim > 1:
         [source] = views
-        depth = 0
-        while depth < min(made.ndim, source.ndim) - 2 and (
-            made.shape[: depth + 1] == source.shape[: depth + 1]
-        ):
-            depth += 1
+        block, depth = _block_of(source), 0
+        for axis in range(min(made.ndim, source.ndim) - 2):
+            if made.shape[axis] != source.shape[axis]:
+                break
+            # Steps within a piece lead to no other frames: rows are not told apart.
+            if block is not None and abs(source.strides[axis]) >= block.size:
+                depth = axis + 1
         count = int(np.prod(made.shape[:depth]))
         if depth and 0 < count <= MAX_PIECES:
             return [source[place] for place in np.ndindex(*made.shape[:depth])]
@@ -206,18 +214,20 @@ def _covered(array: Any, block: _Block) -> set[int]:
     """The frames whose memory an array covers."""
     if not array.size:
         return set()
-    starts = np.array([_address(array) - block.start])
+    starts = [_address(array) - block.start]
     low = high = 0
     for length, stride in zip(array.shape, array.strides, strict=True):
         reach = (length - 1) * stride
         if abs(stride) >= block.size and 1 < length <= MAX_PIECES:
-            starts = np.add.outer(starts, np.arange(length) * stride).ravel()
-            if len(starts) > MAX_PIECES:
+            if len(starts) * length > MAX_PIECES:
                 return {number for piece in block.pieces for number in piece}
+            starts = [start + k * stride for start in starts for k in range(length)]
         else:
             low, high = low + min(reach, 0), high + max(reach, 0)
     last = len(block.pieces) - 1
-    first = np.clip((starts + low) // block.size, 0, last)
-    end = np.clip((starts + high + array.itemsize - 1) // block.size, 0, last)
-    covered = {place for a, b in zip(first, end, strict=True) for place in range(a, b + 1)}
+    covered: set[int] = set()
+    for start in starts:
+        first = (start + low) // block.size
+        end = (start + high + array.itemsize - 1) // block.size
+        covered.update(range(min(max(first, 0), last), min(max(end, 0), last) + 1))
     return {number for place in covered for number in block.pieces[place]}

@@ -60,7 +60,7 @@ class Index:
         """Return the frame that begins at a time, None if there is none."""
         if time is None:
             return None
-        place = int(np.searchsorted(self.times, time))
+        place = int(self.times.searchsorted(time))
         return place if place < len(self.times) and self.times[place] == time else None
 
     def begins(self, packet: av.Packet[av.VideoStream]) -> int | None:

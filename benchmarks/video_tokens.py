@@ -43,6 +43,8 @@ RATIO = 9
 TEST, VALIDATION = 5, 6
 """Seeds of the held-out tasks that are reported, and of those that say when to stop."""
 MAX_FRAMES = 256
+SECONDS = 128
+"""Of every video of the task set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,12 @@ class Baseline:
     fps: float | None = None
 
     @property
+    def tokens(self) -> int:
+        """Visual tokens of a video of ``SECONDS``."""
+        frames = self.num_frames or round(SECONDS * (self.fps or 0))
+        return frames * (self.px // 28) ** 2
+
+    @property
     def prompts(self) -> dict[str, Any]:
         """What ``[prompts]`` says."""
         which = {"num_frames": self.num_frames, "frames_fps": self.fps, "max_frames": MAX_FRAMES}
@@ -97,15 +105,17 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     parser.add_argument("--work", type=Path, default=Path("runs/video-tokens"), help="kept")
+    parser.add_argument("--most", type=int, help="leave out baselines of more visual tokens")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--quick", action="store_true", help="the numbers mean nothing")
     options = parser.parse_args()
     sizes, began = QUICK if options.quick else Sizes(), time.monotonic()
     policies = dict(policy.split("=", 1) for policy in options.policy)
+    wanted = [b for b in BASELINES if options.most is None or b.tokens <= options.most]
     with ThreadPoolExecutor(options.jobs) as pool:
         ours = pool.map(lambda p: evaluate_policy(*p, options.work, sizes), policies.items())
         # The longest first: what is left at the end then runs beside something.
-        order = sorted(BASELINES, key=lambda b: -(b.num_frames or MAX_FRAMES))
+        order = sorted(wanted, key=lambda b: -b.tokens)
         given = pool.map(lambda b: run_baseline(b, options.start, options.work, sizes), order)
         points = [*ours, *sorted(given, key=lambda p: BASELINES.index(_baseline(p["name"])))]
     result = {
@@ -118,6 +128,7 @@ def main() -> int:
         "versions": dict(RunReader(options.work / "policies" / next(iter(policies))).info.versions),
         "sizes": asdict(sizes),
         "seeds": {"test tasks": TEST, "validation tasks": VALIDATION},
+        "left_out": [b.name for b in BASELINES if b not in wanted],
         "points": points,
         "goal": goal(points),
     }
@@ -273,6 +284,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     return (
         ("**A quick run: the numbers mean nothing.**\n\n" if result["quick"] else "")
         + markdown(head, rows)
+        + (f"\nLeft out: {'; '.join(left)}.\n" if (left := result["left_out"]) else "")
         + f"\nPolicy: accuracy {g['policy_accuracy']:.3f} with {g['policy_visual_tokens']:.1f} "
         f"visual tokens; {other}, takes {g['ratio']:.1f} times as many. Goal {RATIO}: {verdict}.\n"
     )

@@ -1,0 +1,85 @@
+"""The curve of accuracy over visual tokens: its baselines, and what it says of the goal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.video_tokens import (
+    BASELINES,
+    SECONDS,
+    Sizes,
+    baseline_config,
+    draw,
+    goal,
+    to_markdown,
+)
+from pyvision_rl.config import Config
+
+
+def point(name: str, kind: str, accuracy: float, tokens: float, **more: Any) -> dict[str, Any]:
+    return {
+        **{"name": name, "kind": kind, "accuracy": accuracy, "accuracy_se": 0.02},
+        **{"visual_tokens": tokens, "categories": {"when": accuracy}, **more},
+    }
+
+
+POLICY = point("policy 1", "policy", 0.70, 20.0)
+
+
+def page(points: list[dict[str, Any]], left_out: tuple[str, ...] = ()) -> str:
+    result = {"quick": False, "points": points, "left_out": [*left_out], "goal": goal(points)}
+    return to_markdown(result)
+
+
+def test_baselines_are_those_that_the_goal_names() -> None:
+    assert {(b.px, b.num_frames or "1 a second") for b in BASELINES} == {
+        (px, n) for px in (28, 56) for n in (8, 16, 32, 64, "1 a second")
+    }
+    tokens = {b.name: b.tokens for b in BASELINES}
+    assert tokens["8 frames, 28 px"] == 8
+    assert tokens["64 frames, 56 px"] == 256
+    assert tokens["1 a second, 56 px"] == 4 * SECONDS
+
+
+def test_every_baseline_is_a_config_that_shows_frames_and_takes_no_code() -> None:
+    for baseline in BASELINES:
+        raw = baseline_config(baseline, Path("start"), 150, 0, Sizes())
+        config = Config.model_validate(raw)
+        assert config.prompts.context == "frames"
+        assert config.rollout.max_tool_calls == 0
+        assert [stage.steps for stage in config.sft.stages] == [150]
+
+
+def test_the_cheapest_baseline_that_is_as_good_is_compared() -> None:
+    points = [
+        POLICY,
+        point("a", "baseline", 0.60, 32.0),
+        point("b", "baseline", 0.69, 256.0),
+        point("c", "baseline", 0.90, 512.0),
+    ]
+    found = goal(points)
+    assert found["cheapest_equal_baseline"] == "b"
+    assert found["ratio"] == pytest.approx(12.8)
+    assert found["met"]
+    assert not goal([POLICY, point("a", "baseline", 0.71, 100.0)])["met"]
+
+
+def test_where_no_baseline_is_as_good_the_best_one_is_compared() -> None:
+    points = [POLICY, point("a", "baseline", 0.30, 8.0), point("b", "baseline", 0.50, 64.0)]
+    found = goal(points)
+    assert found["cheapest_equal_baseline"] is None
+    assert (found["best_baseline"], found["ratio"]) == ("b", pytest.approx(3.2))
+    assert "no baseline comes near it" in page(points)
+
+
+def test_what_was_left_out_or_did_not_converge_is_said(tmp_path: Path) -> None:
+    points = [POLICY, point("a", "baseline", 0.30, 8.0, px=28, converged=False)]
+    text = page(points, ("64 frames, 56 px", "1 a second, 56 px"))
+    assert "Left out: 64 frames, 56 px; 1 a second, 56 px." in text
+    assert "a (not converged)" in text
+    assert "Left out" not in page(points)
+    draw(points, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000

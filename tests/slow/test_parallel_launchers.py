@@ -46,7 +46,8 @@ num_processes = 2
 """
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-    "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"],
+    # With --cpu it starts one process, unless there is MPI; the other way asks for no GPU.
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
 }
 
 

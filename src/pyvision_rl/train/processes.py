@@ -57,7 +57,7 @@ class Processes:
         except ValueError as error:
             raise ConfigError(
                 "train.parallel wants several processes: torchrun --standalone --nproc-per-node 2 "
-                f"-m pyvision_rl.cli.main VERB CONFIG, or accelerate launch ({error})"
+                f"-m pyvision_rl.cli.main VERB CONFIG, or accelerate launch --multi_gpu ({error})"
             ) from error
         self._commands = dist.new_group(backend="gloo", timeout=_FOREVER)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()

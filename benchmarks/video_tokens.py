@@ -280,7 +280,8 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         other = f"the cheapest baseline within {WITHIN} of it, {g['cheapest_equal_baseline']}"
     else:
         other = f"no baseline comes near it; the best one, {g['best_baseline']}"
-    verdict = "met" if g["met"] else "**missed**"
+    open_ = result["left_out"] and not g["cheapest_equal_baseline"]
+    verdict = "open" if open_ else "met" if g["met"] else "**missed**"
     return (
         ("**A quick run: the numbers mean nothing.**\n\n" if result["quick"] else "")
         + markdown(head, rows)

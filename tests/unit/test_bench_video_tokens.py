@@ -80,6 +80,8 @@ def test_what_was_left_out_or_did_not_converge_is_said(tmp_path: Path) -> None:
     text = page(points, ("64 frames, 56 px", "1 a second, 56 px"))
     assert "Left out: 64 frames, 56 px; 1 a second, 56 px." in text
     assert "a (not converged)" in text
+    assert "Goal 9: open." in text
     assert "Left out" not in page(points)
+    assert "Goal 9: **missed**." in page(points)
     draw(points, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000

@@ -164,15 +164,14 @@ def test_a_step_is_that_of_a_cpu(tiny, verb: str) -> None:
     one, other = stats
     assert getattr(one, "loss") == pytest.approx(getattr(other, "loss"), abs=1e-5)  # noqa: B009
     assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-3)
-    far = [float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]]
     # AdamW's first step is learning rate times sign: where a gradient is about zero, the sign may
     # differ.
-    assert float(np.mean(far)) < 2e-3
-    assert max(far) <= 2.1e-3
+    far = torch.cat([(weights[0][k] - weights[1][k]).abs().flatten() for k in weights[0]])
+    assert float((far > 1e-4).float().mean()) < 0.05
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_the_same_steps_twice_give_nearly_the_same_weights(
+def test_the_same_steps_twice_give_the_same_weights(
     tiny, deterministic: bool, record_property
 ) -> None:
     model, _, _ = tiny
@@ -197,7 +196,7 @@ def test_the_same_steps_twice_give_nearly_the_same_weights(
         f"{model.family}, deterministic algorithms {deterministic}: {len(other)} of {len(far)} "
         f"tensors differ, by {max(far.values()):.1e} at most; {other[:3]}",
     )
-    assert max(far.values()) <= (0.0 if deterministic else 6.1e-3)
+    assert max(far.values()) == 0.0
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, record_property) -> None:
@@ -223,7 +222,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, record_p
     one, other = ([line["loss"] for line in each] for each in lines)
     assert one[:5] == other[:5]
     record_property("summary", f"resumed on a GPU: losses {one[5:]} and {other[5:]}")
-    assert one == pytest.approx(other, rel=1e-3)
+    assert one == other
 
 
 def pvrl(*words: str, sets: Sequence[str] = ()) -> None:
@@ -287,9 +286,9 @@ def test_the_peak_of_a_step_of_135_million_parameters_is_planned_within_a_fifth(
     want = fixed + max(passing, memory.stepping(architecture, config))
     learner = Learner(model, config.train)
     learner.sft_step(batch)
-    peak_gib("")
+    peak_gib("before", model.device)
     learner.sft_step(batch)
-    got = peak_gib("it")["it"] * 2**30
+    got = peak_gib("it", model.device)["it"] * 2**30
     record_property(
         "summary",
         f"{keys or 'float32'}: planned {want / 2**30:.2f} GiB, measured {got / 2**30:.2f} "

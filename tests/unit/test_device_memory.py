@@ -1,4 +1,5 @@
-"""A full GPU ends a step with one error that says what to change, and leaves the weights alone."""
+"""A full GPU ends a step with one error that says what to change; full while gradients are made, it
+leaves the weights alone."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from pyvision_rl.config import TrainConfig
-from pyvision_rl.errors import TrainError
+from pyvision_rl.errors import ConfigError, TrainError
+from pyvision_rl.models.load import load_model
 from pyvision_rl.policy.decoding import as_error
 from pyvision_rl.train.device_memory import peak_gib
 from pyvision_rl.train.learner import Learner
@@ -58,7 +60,12 @@ def test_sampling_on_a_full_gpu_names_its_keys_too() -> None:
     assert "max_batch" not in str(as_error(RuntimeError("something else")))
 
 
-def test_without_a_gpu_there_is_nothing_to_tell() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("platform: this machine has a GPU")
-    assert peak_gib("update_gib") == {}
+def test_a_cpu_has_nothing_to_tell() -> None:
+    assert peak_gib("update_gib", torch.device("cpu")) == {}
+
+
+def test_a_gpu_that_the_model_does_not_fit_is_named(tmp_path: Path, monkeypatch) -> None:
+    make_tiny(tmp_path / "model")
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(ConfigError, match=r"policy.device = 'cpu' is too small or too full for"):
+        load_model(str(tmp_path / "model"), device="cpu")

@@ -28,40 +28,30 @@ def each(pair: Pair, change: Any) -> Pair:
     return change(pair[0]), change(pair[1])
 
 
-def arithmetic(pair: Pair) -> Pair:
-    return pair[0] / 255.0, pair[1]
+CHANGES: dict[str, Any] = {
+    "copy": lambda a: a.copy(),
+    "reverse": lambda a: a[::-1],
+    "slice": lambda a: a[len(a) // 3 :],
+    "rows": lambda a: a[:, 1:] if a.ndim > 2 and a.shape[1] > 1 else a,
+    "pick": lambda a: a[len(a) // 2] if a.ndim == 4 else a,
+    "fold": lambda a: a.reshape(2, len(a) // 2, *a.shape[1:]) if not len(a) % 2 else a,
+    "strip": lambda a: a.reshape(-1, *a.shape[2:]) if a.ndim == 4 and a.flags.c_contiguous else a,
+    "transpose": lambda a: a.transpose(1, 0, 2, 3) if a.ndim == 4 else a,
+    "sheet": lambda a: np.hstack(list(a)) if a.ndim == 4 else a,
+}
+"""What code does to frames."""
+MIXING = {"transpose", "sheet"}
+"""Afterwards a part may be taken to show what stands beside it."""
 
 
 @st.composite
 def changed(draw: st.DrawFn) -> tuple[Pair, bool]:
-    """What some of the things that code does to frames made, and whether it mixed frames."""
-    pair, mixed = video(), False
-    for _ in range(draw(st.integers(1, 4))):
-        ndim, length = pair[0].ndim, len(pair[0])
-        kinds = ["arithmetic", "reverse", "slice", "copy", *(["rows"] if ndim > 2 else [])]
-        kinds += ["pick", "transpose"] if ndim == 4 else []
-        kinds += ["sheet", "fold"] if ndim == 4 and length % 2 == 0 else []
-        kind = draw(st.sampled_from(kinds))
-        if kind == "arithmetic":
-            pair = arithmetic(pair)
-        elif kind == "reverse":
-            pair = each(pair, lambda a: a[::-1])
-        elif kind == "slice":
-            start = draw(st.integers(0, length - 1))
-            pair = each(pair, lambda a, start=start: a[start:])
-        elif kind == "rows":
-            pair = each(pair, lambda a: a[:, 1:] if a.shape[1] > 1 else a)
-        elif kind == "copy":
-            pair = each(pair, lambda a: a.copy())
-        elif kind == "pick":
-            pair = each(pair, lambda a: a[len(a) // 2])
-        elif kind == "transpose":
-            pair, mixed = each(pair, lambda a: a.transpose(1, 0, 2, 3)), True
-        elif kind == "sheet":
-            pair, mixed = each(pair, lambda a: np.hstack(list(a))), True
-        else:
-            pair = each(pair, lambda a: a.reshape(2, len(a) // 2, *a.shape[1:]))
-    return pair, mixed
+    """What some changes made, and whether they mixed frames."""
+    kinds = draw(st.lists(st.sampled_from(["arithmetic", *CHANGES]), min_size=1, max_size=4))
+    pair = video()
+    for kind in kinds:
+        pair = (pair[0] / 255.0, pair[1]) if kind == "arithmetic" else each(pair, CHANGES[kind])
+    return pair, bool(MIXING.intersection(kinds))
 
 
 @given(changed())

@@ -43,6 +43,9 @@ def load_model(
             known = ", ".join(FAMILIES)
             raise ValueError(f"it is a {family!r} model; supported families: {known}")
         module = load_network(path, getattr(torch, dtype)).to(place).eval()
+    except torch.OutOfMemoryError as error:
+        full = f"policy.device = {device!r} is too small or too full for {path!r} in {dtype}"
+        raise ConfigError(f"{full}: {error}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"policy.model = {path!r} cannot be loaded: {error}") from error
     spec = vision_spec(path, config, min_pixels=min_pixels, max_pixels=max_pixels)

@@ -15,12 +15,12 @@ from pyvision_rl.config import TrainConfig
 from pyvision_rl.errors import TrainError
 
 
-def peak_gib(name: str) -> dict[str, float]:
-    """Return under ``name`` the most GiB of tensors on this process's GPU since the last call."""
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    if not peak:  # no GPU, or a run that does not use it
+def peak_gib(name: str, device: torch.device) -> dict[str, float]:
+    """Return under ``name`` the most GiB of tensors on a GPU since the last call; {} for a CPU."""
+    if device.type != "cuda":
         return {}
-    torch.cuda.reset_peak_memory_stats()
+    peak = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
     return {name: peak / 2**30}
 
 

@@ -240,13 +240,15 @@ def _train_step(
     config = assembly.config
     policy: Any = assembly.harness.policy
     synced = policy.set_version(step - 1) or {}
+    device = learner.model.device
+    peak_gib("before", device)
     began = time.perf_counter()
     collected = collector.collect(step, stop.asked)
     if collected is None:
         journal.event("dropped_step", f"step {step}: stopped between rounds; made again", step)
         return False
     groups, batch = collected.groups, collected.batch
-    sampled, memory = time.perf_counter(), peak_gib("sample_gib")
+    sampled, memory = time.perf_counter(), peak_gib("sample_gib", device)
     # Before the update: what it fails on should be there to be looked at.
     journal.writer.rollouts(step, (*groups, *collected.carried_in), batch)
     remark = check_failures(groups, config, f"step {step}")
@@ -266,7 +268,7 @@ def _train_step(
         journal.event("empty_step", text, step)
     numbers["sample_s"] = sampled - began
     numbers["update_s"] = time.perf_counter() - sampled
-    numbers |= memory | peak_gib("update_gib")
+    numbers |= memory | peak_gib("update_gib", device)
     if config.train.eval_every and step % config.train.eval_every == 0:
         numbers |= _evaluation(assembly, step)
     journal.step(step, numbers | assembly.stats())

@@ -160,9 +160,11 @@ class _Run:
             f"steps {self.at.stage_step + 1} to {data.num_steps}"
         )
         while not self._ended(stage, data.num_steps):
+            device = self.parts.model.device
+            peak_gib("before", device)
             began = time.perf_counter()
             stats = learner.sft_step(data.batch())
-            seconds = time.perf_counter() - began
+            took = {"step_s": round(time.perf_counter() - began, 4), **peak_gib("step_gib", device)}
             self.loss = stats.loss
             self.at = replace(
                 self.at,
@@ -172,7 +174,7 @@ class _Run:
             )
             with _as_kept(learner):
                 measured = self._measure(stage, data, learner)
-            self._record(stage, data, stats, seconds, measured)
+            self._record(stage, data, stats, took, measured)
             best = self._note_best(stage, measured)
             ends = self._ended(stage, data.num_steps)
             due = self.at.step % self.config.train.save_every == 0 and not ends
@@ -214,7 +216,7 @@ class _Run:
         stage: SftStageConfig,
         data: StageData,
         stats: SftStats,
-        seconds: float,
+        took: dict[str, float],
         measured: _Measured,
     ) -> None:
         values: dict[str, float | int | str] = {
@@ -225,7 +227,7 @@ class _Run:
             "grad_norm": stats.grad_norm,
             "num_tokens": stats.num_tokens,
             "learning_rate": stats.learning_rate,
-            "step_s": round(seconds, 4),
+            **took,
         }
         if self.at.stage_step == 1 and data.num_too_long:
             values["too_long"] = data.num_too_long
@@ -237,7 +239,7 @@ class _Run:
             f"step {self.at.step}/{self.at.step + left}: loss {stats.loss:.4f}, nll {stats.nll:.4f}"
         )
         more, words = measured.told()
-        self.parts.metrics(self.at.step, values | peak_gib("step_gib") | more)
+        self.parts.metrics(self.at.step, values | more)
         shown = self.at.stage_step in (1, data.num_steps) or self.at.step % _REPORT_EVERY == 0
         if shown or words:
             self.report(line + words)

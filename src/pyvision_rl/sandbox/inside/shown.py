@@ -189,8 +189,8 @@ def _pieces(made: Any, sources: list[Any]) -> list[Any]:
         for axis in range(min(made.ndim, source.ndim) - 2):
             if made.shape[axis] != source.shape[axis]:
                 break
-            # Steps within a piece lead to no other frames: rows are not told apart.
-            if block is not None and abs(source.strides[axis]) >= block.size:
+            # Within a piece are no other frames: its rows are not told apart.
+            if block and abs(source.strides[axis]) * (source.shape[axis] - 1) >= block.size:
                 depth = axis + 1
         count = int(np.prod(made.shape[:depth]))
         if depth and 0 < count <= MAX_PIECES:

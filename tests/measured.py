@@ -12,14 +12,17 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from pyvision_rl.images import VisionSpec
 from pyvision_rl.models.base import VisionLanguageModel
+from pyvision_rl.models.vision_speed import speed_up
+from pyvision_rl.sizes.architecture import Architecture, read_architecture
 from pyvision_rl.train.batching import Example
 from pyvision_rl.train.learner import Learner, SftStats
 from pyvision_rl.types import Batch, Segment, UpdateStats
 from tests.tiny_models import noise
 
 # The language model of SmolLM2-135M, with a small tower.
-TEXT_135M: dict[str, Any] = {
+_TEXT_135M: dict[str, Any] = {
     "vocab_size": 49152,
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -28,7 +31,7 @@ TEXT_135M: dict[str, Any] = {
     "num_key_value_heads": 3,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 12, 12]},
 }
-VISION_135M: dict[str, Any] = {
+_VISION_135M: dict[str, Any] = {
     "depth": 4,
     "hidden_size": 256,
     "intermediate_size": 512,
@@ -36,6 +39,29 @@ VISION_135M: dict[str, Any] = {
     "out_hidden_size": 576,
     "fullatt_block_indexes": [0, 1, 2, 3],
 }
+
+
+def network_135m(
+    max_pixels: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[VisionLanguageModel, Architecture]:
+    """Return a random network of 135 million parameters, and its sizes."""
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "text_config": copy.deepcopy(_TEXT_135M),
+        "vision_config": copy.deepcopy(_VISION_135M),
+        "tie_word_embeddings": True,
+        "image_token_id": 5,
+        "video_token_id": 6,
+    }
+    built: Any = transformers.Qwen2_5_VLConfig(**sizes)
+    built._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    module: Any = transformers.Qwen2_5_VLForConditionalGeneration(built)
+    module.to(device, dtype).eval()
+    speed_up(module.model.visual)
+    model = VisionLanguageModel(module, VisionSpec(max_pixels=max_pixels))
+    return model, read_architecture({"model_type": "qwen2_5_vl", **sizes}, None)
 
 
 def examples(

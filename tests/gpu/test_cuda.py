@@ -6,7 +6,6 @@ python -m pytest -m gpu tests/gpu
 from __future__ import annotations
 
 import asyncio
-import copy
 import gc
 import json
 import shutil
@@ -23,17 +22,14 @@ from accelerate.state import AcceleratorState
 
 from pyvision_rl.config import Config, TrainConfig
 from pyvision_rl.errors import PolicyError, TrainError
-from pyvision_rl.images import VisionSpec
 from pyvision_rl.models.adapters import add_adapters
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.load import load_model
-from pyvision_rl.models.vision_speed import speed_up
 from pyvision_rl.policy.local import LocalPolicy
 from pyvision_rl.sizes import memory
-from pyvision_rl.sizes.architecture import read_architecture
 from pyvision_rl.sizes.parameters import LORA_MAPS
 from pyvision_rl.train.batching import pack
-from pyvision_rl.train.device_memory import peak_gib
+from pyvision_rl.train.device_memory import forget_peak, peak_gib
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.types import (
     Completion,
@@ -43,7 +39,7 @@ from pyvision_rl.types import (
     Segment,
     Trajectory,
 )
-from tests.measured import TEXT_135M, VISION_135M, examples
+from tests.measured import examples, network_135m
 from tests.sampled import batch_of, clone
 from tests.tiny_models import FAMILIES, decoder, given, make_tiny, noise
 
@@ -249,29 +245,13 @@ KEYS: tuple[dict[str, Any], ...] = (
 def test_the_peak_of_a_step_of_135_million_parameters_is_planned_within_a_fifth(
     keys: dict[str, Any], record_property
 ) -> None:
-    import transformers
-
     dtype = keys.get("dtype", "float32")
     train = {k: v for k, v in keys.items() if k != "dtype"} | {"micro_batch_tokens": 4096}
     config = Config.model_validate({"train": train, "policy": {"dtype": dtype}})
-    sizes: dict[str, Any] = {
-        "text_config": copy.deepcopy(TEXT_135M),
-        "vision_config": copy.deepcopy(VISION_135M),
-        "tie_word_embeddings": True,
-        "image_token_id": 5,
-        "video_token_id": 6,
-    }
-    built: Any = transformers.Qwen2_5_VLConfig(**sizes)
-    built._attn_implementation = "sdpa"
-    torch.manual_seed(0)
-    module: Any = transformers.Qwen2_5_VLForConditionalGeneration(built)
-    module.to("cuda", getattr(torch, dtype)).eval()
-    speed_up(module.model.visual)
-    model = VisionLanguageModel(module, VisionSpec(max_pixels=448 * 448))
+    model, architecture = network_135m(448 * 448, dtype=getattr(torch, dtype), device="cuda")
     if config.train.lora_rank:
         targets = LORA_MAPS[config.train.lora_targets]
-        add_adapters(module, rank=32, alpha=32, targets=targets, seed=0)
-    architecture = read_architecture({"model_type": "qwen2_5_vl", **sizes}, None)
+        add_adapters(model.module, rank=32, alpha=32, targets=targets, seed=0)
     batch = examples(model, rows=8, text=480, side=448, written=250)
     micro = pack(batch, model, 4096)
     rows = len(micro[0].rows)
@@ -286,7 +266,7 @@ def test_the_peak_of_a_step_of_135_million_parameters_is_planned_within_a_fifth(
     want = fixed + max(passing, memory.stepping(architecture, config))
     learner = Learner(model, config.train)
     learner.sft_step(batch)
-    peak_gib("before", model.device)
+    forget_peak(model.device)
     learner.sft_step(batch)
     got = peak_gib("it", model.device)["it"] * 2**30
     record_property(

@@ -15,12 +15,18 @@ from pyvision_rl.config import TrainConfig
 from pyvision_rl.errors import TrainError
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let the next peak be that of what comes now; does nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_gib(name: str, device: torch.device) -> dict[str, float]:
-    """Return under ``name`` the most GiB of tensors on a GPU since the last call; {} for a CPU."""
+    """Return under ``name`` the most GiB of tensors on a GPU, and forget it; {} for a CPU."""
     if device.type != "cuda":
         return {}
     peak = torch.cuda.max_memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
+    forget_peak(device)
     return {name: peak / 2**30}
 
 

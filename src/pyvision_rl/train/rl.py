@@ -34,7 +34,7 @@ from pyvision_rl.train.checkpoints import (
     seed_rng,
 )
 from pyvision_rl.train.collecting import Collector
-from pyvision_rl.train.device_memory import peak_gib
+from pyvision_rl.train.device_memory import forget_peak, peak_gib
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.journal import Journal
 from pyvision_rl.train.learner import Learner
@@ -241,7 +241,7 @@ def _train_step(
     policy: Any = assembly.harness.policy
     synced = policy.set_version(step - 1) or {}
     device = learner.model.device
-    peak_gib("before", device)
+    forget_peak(device)
     began = time.perf_counter()
     collected = collector.collect(step, stop.asked)
     if collected is None:

@@ -36,7 +36,7 @@ from pyvision_rl.train.checkpoints import (
     save_checkpoint,
     step_path,
 )
-from pyvision_rl.train.device_memory import peak_gib
+from pyvision_rl.train.device_memory import forget_peak, peak_gib
 from pyvision_rl.train.ema import AveragingLearner
 from pyvision_rl.train.interrupts import Interrupted, StopSignal
 from pyvision_rl.train.learner import Learner, SftStats
@@ -161,7 +161,7 @@ class _Run:
         )
         while not self._ended(stage, data.num_steps):
             device = self.parts.model.device
-            peak_gib("before", device)
+            forget_peak(device)
             began = time.perf_counter()
             stats = learner.sft_step(data.batch())
             took = {"step_s": round(time.perf_counter() - began, 4), **peak_gib("step_gib", device)}

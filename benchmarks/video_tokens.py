@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -155,7 +156,7 @@ def run_baseline(baseline: Baseline, start: Path, work: Path, sizes: Sizes) -> d
         steps = sizes.steps * 2**number
         here = folder / f"round-{number + 1}"
         config = baseline_config(baseline, model, steps, number, sizes)
-        if not (here / "sft" / "final").exists():
+        if not (here / "sft").exists():
             _pvrl("sft", config, here / "sft")
         trained = here / "sft" / "final"
         found = _evaluated(config, trained, here / "eval", VALIDATION, sizes.validation_tasks)
@@ -199,30 +200,34 @@ def _evaluated(
     config: Mapping[str, Any], model: Path, out: Path, seed: int, num_tasks: int
 ) -> dict[str, Any]:
     """The result of an evaluation, made if it is not there."""
-    file = out / "result.json"
-    if not file.exists():
+    if not out.exists():
         config = copy.deepcopy(dict(config))
         config["policy"]["model"] = str(model)
         config["eval"]["tasks"]["options"] |= {"seed": seed}
         config["eval"] |= {"num_tasks": num_tasks, "samples": 1, "temperature": 0.0}
         _pvrl("eval", config, out)
-    found: dict[str, Any] = json.loads(file.read_text())
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
     return found
 
 
 def _pvrl(verb: str, config: Mapping[str, Any], out: Path) -> None:
-    """Run a verb on a config.
+    """Run a verb on a config; ``out`` is there only once it is done.
+
+    One that was stopped begins again: what it left has a ``final`` too, of half its steps.
 
     Raises:
         subprocess.CalledProcessError: It failed; its log lies beside the folder.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     file, log = out.with_suffix(".json"), out.with_suffix(".log")
+    unfinished = out.with_name(f"{out.name}.part")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
     file.write_text(json.dumps({"schema": SCHEMA, "config": config}))
     command = [sys.executable, "-m", "pyvision_rl.cli.main", verb, str(file)]
-    command += ["--resume" if (out / "run.json").exists() else "--out", str(out)]
-    with log.open("ab") as lines:
-        subprocess.run(command, stdout=lines, stderr=lines, check=True)
+    with log.open("wb") as lines:
+        subprocess.run([*command, "--out", str(unfinished)], stdout=lines, stderr=lines, check=True)
+    unfinished.replace(out)
 
 
 def _point(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from benchmarks.video_tokens import (
     BASELINES,
     SECONDS,
     Sizes,
+    _pvrl,
     baseline_config,
     draw,
     goal,
@@ -85,3 +87,28 @@ def test_what_was_left_out_or_did_not_converge_is_said(tmp_path: Path) -> None:
     assert "Goal 9: **missed**." in page(points)
     draw(points, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_a_run_that_was_stopped_begins_again_and_is_there_only_when_it_is_done(
+    tmp_path: Path,
+) -> None:
+    config = {
+        "tasks": {"name": "needle", "options": {"mix": {"easy": 1}}},
+        "prompts": {"template": "minimal"},
+        "policy": {"name": "scripted"},
+        "sandbox": {"name": "scripted"},
+        "eval": {"num_tasks": 2, "samples": 1},
+    }
+    out = tmp_path / "round-1" / "eval"
+    unfinished = tmp_path / "round-1" / "eval.part"
+    (unfinished / "final").mkdir(parents=True)
+    (unfinished / "run.json").write_text("of a run that was stopped")
+
+    with pytest.raises(subprocess.CalledProcessError):
+        _pvrl("eval", config | {"eval": {"num_tasks": -1}}, out)
+    assert not out.exists()
+
+    _pvrl("eval", config, out)
+    assert (out / "result.json").exists()
+    assert not (out / "final").exists()
+    assert not unfinished.exists()

@@ -104,6 +104,22 @@ def test_parquet_holds_the_same_with_the_pictures_in_a_column(run: Path, tmp_pat
     assert told["images"] == [{"_type": "Image"}]
 
 
+@pytest.mark.parametrize("form", ["openai", "parquet"])
+def test_half_a_surrogate_pair_that_a_model_wrote_is_spelt_out(form: str, tmp_path: Path) -> None:
+    said = {"name": "tests.eval_fakes:Says", "options": {"item-0": "half \ud800"}}
+    rewards = {"name": "match"}
+    wanted = config(tasks={"options": {"count": 1}}, policy=said, rewards=rewards)
+    run_eval(wanted, tmp_path / "run")
+    export_log(tmp_path / "run", tmp_path / "out", form)
+    if form == "openai":
+        assert "half \ud800" in exported(tmp_path / "out")[0]["messages"][1]["content"]
+        return
+    pq = pytest.importorskip("pyarrow.parquet")
+    row = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()[0]
+    assert "\\ud800" in row["messages"][1]["content"][0]["text"]
+    assert row["answer"] == "half \\ud800"
+
+
 def test_a_line_that_a_kill_cut_is_counted(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     (file,) = (tmp_path / "run" / "rollouts").glob("*.jsonl")

@@ -206,7 +206,17 @@ def _row(saved: SavedRollout, counts: Counts, different: set[str]) -> Json:
     counts.messages += len(messages)
     facts = facts_of(saved)
     texts = {name: json.dumps(facts.pop(name)) for name in ("turns", "reward_parts")}
-    return facts | texts | {"messages": messages, "images": images}
+    row: Json = _encodable(facts | texts | {"messages": messages, "images": images})
+    return row
+
+
+def _encodable(value: Any) -> Any:
+    r"""The value with each half of a surrogate pair, which is no UTF-8, spelt out (``\ud800``)."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {key: _encodable(each) for key, each in value.items()}
+    return [_encodable(each) for each in value] if isinstance(value, list) else value
 
 
 def _schema(pa: Any) -> Any:

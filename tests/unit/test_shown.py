@@ -93,3 +93,13 @@ def test_many_frames_are_looked_at_once_each(
     made = change(frames)
     assert shown.frames_of(made) == ("video_clue_0", tuple(range(64)))
     assert looks < 4 * 64, f"{name}: {looks} looks at 64 frames of 48 rows"
+
+
+def test_a_mask_made_of_frames_picks_pixels_as_any_mask_does() -> None:
+    pixels, _ = video()
+    plain = np.array(pixels)
+    assert pixels.mean(where=pixels > 9) == plain.mean(where=plain > 9)
+    assert np.sum(pixels, where=pixels > 9) == np.sum(plain, where=plain > 9)
+    whole = pixels.astype(float)
+    ratio = np.divide(whole[1], whole[0], out=np.zeros_like(whole[1]), where=whole[0] > 0)
+    assert np.array_equal(ratio[plain[0] > 0], plain[1][plain[0] > 0] / plain[0][plain[0] > 0])

@@ -66,8 +66,7 @@ class Frames(np.ndarray[Any, Any]):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         out = kwargs.get("out")
-        if out is not None:
-            kwargs["out"] = tuple(_plain(x) for x in out)
+        kwargs = {k: tuple(map(_plain, v)) if k == "out" else _plain(v) for k, v in kwargs.items()}
         made = getattr(ufunc, method)(*map(_plain, inputs), **kwargs)
         if out is not None and len(out) == 1:
             return out[0]

@@ -11,7 +11,7 @@ import base64
 import hashlib
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from uuid import uuid4
 
 import numpy as np
@@ -22,7 +22,11 @@ from pyvision_rl.types import Media
 
 
 def image_media(image: Image.Image) -> Media:
-    """Return the record of an image; ``source`` holds its raw RGB pixels."""
+    """Return the record of an image; ``source`` holds its raw RGB pixels.
+
+    Raises:
+        ValueError: Grey of more than 8 bits that is neither 16-bit nor floats from 0 to 1 or 255.
+    """
     return _media(_rgb(image))
 
 
@@ -137,8 +141,21 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow clips 16-bit grey at 255 on conversion: nearly every pixel would turn white.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return _grey(np.asarray(image)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey(values: np.ndarray[Any, Any]) -> Image.Image:
+    """8-bit grey of wider numbers, which Pillow would clip at 255."""
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    whole = values.dtype.kind in "iu"
+    if not 0 <= low <= high <= (65535 if whole else 255):
+        wanted = "0 to 65535" if whole else "0 to 1, or 0 to 255"
+        raise ValueError(f"grey values from {low:g} to {high:g}, wants {wanted}")
+    scaled = values >> 8 if whole else np.rint(values * (255 if high <= 1 else 1))
+    return Image.fromarray(scaled.astype(np.uint8))

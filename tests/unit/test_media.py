@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,33 @@ def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
     Image.fromarray(shades).save(tmp_path / "a.png")
     opened = np.asarray(open_image(file_media(tmp_path / "a.png")))
     assert opened[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+RAMP = np.linspace(0, 65535, 4096).reshape(64, 64)
+
+
+@pytest.mark.parametrize("kind", ["pgm", "png", "whole", "unit", "bytes"])
+def test_grey_of_more_than_8_bits_keeps_its_shades(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("a.tif" if kind in ("whole", "unit", "bytes") else f"a.{kind}")
+    if kind == "pgm":
+        path.write_bytes(b"P5\n64 64\n65535\n" + RAMP.astype(">u2").tobytes())
+    else:
+        values = {"png": RAMP.astype(np.uint16), "whole": RAMP.astype(np.int32)}
+        values |= {"unit": np.float32(RAMP / 65535), "bytes": np.float32(RAMP / 257)}
+        Image.fromarray(values[kind]).save(path)
+    shown = np.asarray(open_image(file_media(path)), float)
+    assert np.abs(shown[..., 0] - RAMP / 257).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.int32([[-1, 5]]), np.int32([[0, 70_000]]), np.float32([[0, 300]]), np.float32([[np.nan]])],
+    ids=["below", "above", "float above", "nan"],
+)
+def test_grey_values_without_a_meaning_are_refused(tmp_path: Path, values: Any) -> None:
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(TaskError, match="grey values from"):
+        file_media(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "I", "F"])

@@ -179,6 +179,8 @@ def test_ids_that_two_sources_share_can_be_told_apart(
         (raw(image_path="x" * 5000), "image_path", "no such file"),
         (raw(image_path="a\0b"), "image_path", "no such file"),
         (raw(image="images/red.png"), "image", "stands beside image_path"),
+        (raw(image_path=None, image="images/red.png", images=[]), "image", "stands beside images"),
+        (processed(image="images/red.png"), "image[0]", "stands beside mm_hint"),
         (processed(extra_info=None), "extra_info.question", "is missing"),
         (processed(extra_info=[1]), "extra_info", "is a list, wants an object"),
         (processed(reward_model={"style": "model"}), "reward_model.ground_truth", "is missing"),
@@ -303,6 +305,26 @@ def test_processed_records_of_parquet_are_tasks(folder: Path) -> None:
     parquet.write_table(arrow.Table.from_pylist([processed()]), path)
     assert tasks(path)[0].input.media == (image_media(RED),)
     assert tasks(path, question="prompt")[0].input.question == f"Solve it.\n\n{QUESTION}\n"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"images": ["images/red.png"]}, {"image": "images/red.png"}, {"image_path": "images/red.png"}],
+    ids=str,
+)
+def test_a_processed_record_without_a_hint_has_the_picture_of_its_column(
+    folder: Path, columns: dict[str, Any]
+) -> None:
+    path = write(folder, processed(mm_hint=None, **columns))
+    assert tasks(path)[0].input.media == (image_media(RED),)
+
+
+def test_a_processed_table_with_pictures_in_a_column_is_read(folder: Path) -> None:
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    held = {"bytes": (folder / "images" / "red.png").read_bytes(), "path": None}
+    record = processed(mm_hint=None, images=[held])
+    parquet.write_table(arrow.Table.from_pylist([record]), folder / "rl.parquet")
+    assert tasks(folder / "rl.parquet")[0].input.media == (image_media(RED),)
 
 
 def test_a_video_in_a_row_itself_is_refused(folder: Path) -> None:

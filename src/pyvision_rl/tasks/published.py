@@ -181,7 +181,7 @@ def entry_of(record: Record, path: Path, options: Options) -> Entry:
     fields = _Fields(raw)
     processed = any(raw.get(key) is not None for key in PROCESSED)
     text = _processed(fields, options) if processed else _raw(fields, options)
-    hints = _hinted(fields) if processed else _pathed(fields, raw)
+    hints = _media(fields, raw) if processed else _pathed(fields, raw)
     root = Path(options.media_root) if options.media_root else path.parent
     images: list[Path | int] = []
     videos: list[Path] = []
@@ -300,8 +300,16 @@ def _prompt(fields: _Fields) -> str:
     return text.removeprefix(MARKER).removeprefix("\n") if text.startswith(MARKER) else text
 
 
+def _media(fields: _Fields, raw: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """(kind, key, value) of each medium of a processed record: its hint's, or a column's."""
+    hinted, held = list(_hinted(fields)), list(_pathed(fields, raw))
+    if hinted and held:
+        fields.wrong.append((held[0][1], "stands beside mm_hint; use one"))
+    return hinted or held
+
+
 def _hinted(fields: _Fields) -> Iterator[tuple[str, str, Any]]:
-    """(kind, key, value) of each medium of a processed record."""
+    """(kind, key, value) of each medium that a processed record's hint names."""
     kind, value = fields.find("mm_hint.hint_type"), fields.find("mm_hint.hint_path")
     if kind is None and value is None:
         return
@@ -312,11 +320,13 @@ def _hinted(fields: _Fields) -> Iterator[tuple[str, str, Any]]:
 
 
 def _pathed(fields: _Fields, raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """(kind, key, value) of each medium of a raw record, images first."""
+    """(kind, key, value) of each medium that a record's own columns name, images first."""
     kinds: tuple[Literal["image", "video"], ...] = ("image", "video")
     for kind in kinds:
         path = fields.find(f"{kind}_path")
         held = media_values(raw, kind)
+        if raw.get(kind) is not None and raw.get(f"{kind}s") is not None:
+            fields.wrong.append((kind, f"stands beside {kind}s; use one"))
         if path is not None and held:
             fields.wrong.append((kind, f"stands beside {kind}_path; use one"))
         elif path is not None:

@@ -180,6 +180,9 @@ class JsonClient:
             if any_answer:
                 return {}
             raise _TryError(f"a {type(value).__name__} instead of an object")
+        if value.get("error") and "choices" not in value:
+            # So gateways pass on what went wrong behind them.
+            raise _TryError(f"an error with status 200: {value['error']}"[:_SHOWN])
         return value
 
     def connect(self) -> tuple[http.client.HTTPConnection, bool]:

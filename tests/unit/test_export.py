@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from pyvision_rl.cli.main import app
 from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
+from pyvision_rl.export import card
 from pyvision_rl.export.write import export_model
 from pyvision_rl.models.load import load_model
 from pyvision_rl.runs import RunWriter
@@ -77,6 +79,23 @@ def test_a_card_tells_data_reward_evaluation_settings_versions_and_danger(
     ):
         assert said in card, said
     assert "0.75" not in card, "an evaluation of later weights says nothing about these"
+
+
+@pytest.mark.parametrize(
+    ("rewards", "named"),
+    [
+        ({"name": "ladder"}, True),
+        ({"name": "ladder", "options": {"judge": "off"}}, False),
+        ({"name": "match"}, False),
+    ],
+    ids=str,
+)
+def test_a_card_names_the_judge_where_one_may_have_been_asked(
+    rewards: dict[str, Any], named: bool
+) -> None:
+    judge = {"url": "http://localhost/v1", "model": "Qwen-72B"}
+    lines = card._reward({"rewards": {**rewards, "judge": judge}})
+    assert any("Qwen-72B" in line for line in lines) is named
 
 
 def test_evaluations_come_with_their_protocol(run: Path, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ RECOVERABLE = {
     "a JSON that is too deep": Fault(body=b'{"choices": ' + b"[" * 200_000),
     "half of a JSON": Fault(body=b'{"choices": [{"mess'),
     "no object": Fault(body=b"[1, 2]"),
+    "an error with status 200": Fault(body=b'{"error": {"code": 502, "message": "upstream"}}'),
     "a slow start": Fault(delay_s=2.0),
     "a slow stream": Fault(drip_s=0.02),
 }
@@ -256,7 +257,7 @@ def test_server_and_model_must_be_named(missing: str) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        {"error": {"message": "no such model"}},
+        {"model": "m"},
         {"choices": []},
         {"choices": [{"message": None}]},
         {"choices": [{"message": {"content": 1}}]},

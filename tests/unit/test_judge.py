@@ -106,6 +106,7 @@ def test_the_judge_sees_the_question_the_reference_and_the_final_answer_only() -
         (" 1\n", True),
         ("<think>1? no, 0.</think>\n0", False),
         ("<think>a</think>1", True),
+        ("They say the same.\n</think>\n\n1", True),
     ],
 )
 def test_a_lone_verdict_is_read(reply: str, right: bool) -> None:
@@ -124,6 +125,7 @@ def test_a_lone_verdict_is_read(reply: str, right: bool) -> None:
         "Judgement: 1",
         "1\n0",
         "<think>1",
+        "1</think>",
         "The answer is 1",
         "-1",
     ],

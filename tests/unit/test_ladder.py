@@ -434,6 +434,16 @@ def test_without_a_judge_the_undecided_is_wrong_or_ungraded_as_the_config_says()
     assert stats["ladder_undecided"] == 1
 
 
+def test_a_judge_behind_the_rules_does_not_take_what_an_option_of_theirs_refuses() -> None:
+    with FakeOpenAI(lambda body: "0") as server:
+        config = section(server, maths="off", option_text=False)
+        case = (task("A", question="Which?\nA. red\nB. blue"), episode("red"))
+        ((done,), stats) = graded(config, case)
+    assert stats["judge_calls"] == 1
+    assert done.reward is not None
+    assert (done.reward.rung, done.reward.correct) == ("judge", False)
+
+
 def test_the_judge_can_be_left_out_although_one_is_named() -> None:
     with FakeOpenAI(lambda body: "1") as server:
         config = section(server, maths="off", judge="off")

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyvision_rl.errors import RunError
+from pyvision_rl.config import RewardsConfig
+from pyvision_rl.errors import ConfigError, RunError
+from pyvision_rl.rewards.route import may_ask_judge
 from pyvision_rl.runs import RunReader, read_info
 
 _SAFETY = """\
@@ -166,9 +168,17 @@ def _reward(config: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"- `{name}`: `{json.dumps(o)}`" for name, o in (rewards.get("terms") or {}).items()]
     judge = rewards.get("judge") or {}
-    if judge.get("model") and rewards.get("name") in ("judge", "route"):
+    if judge.get("model") and _may_ask(rewards):
         lines.append(f"- the judge is `{judge['model']}`, at temperature 0")
     return lines
+
+
+def _may_ask(rewards: Mapping[str, Any]) -> bool:
+    """Whether a judge may have had a say; True too where the config cannot be read any more."""
+    try:
+        return may_ask_judge(RewardsConfig.model_validate(rewards))
+    except (ValueError, ConfigError):
+        return True
 
 
 def _evaluation(

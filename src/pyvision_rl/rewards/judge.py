@@ -170,6 +170,15 @@ class JudgeGrader:
                 self._judge.counts["rules"] += 1
                 why = found.why if found.correct else "same choice"
                 return Grade(1.0, True, f"rule: {why}", "rule")
+        return await self.judged(task, answer)
+
+    async def judged(self, task: Task, answer: str) -> Grade:
+        """Return the grade of an answer that rules do not find right.
+
+        Raises:
+            RewardError: The judge gave no verdict, or may not be asked any more.
+        """
+        gold, config = task.gold, self._judge.config
         if len(answer) > config.max_answer_chars:
             why = f"answer is longer than {config.max_answer_chars} characters"
             return Grade(0.0, False, why, "rule")

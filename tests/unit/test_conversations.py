@@ -254,6 +254,17 @@ def test_a_turn_that_a_file_cannot_hold_is_left_out_and_the_rest_can_be_read(
     assert len(list((tmp_path / "out" / "images").iterdir())) == 1
 
 
+def test_a_turn_cut_at_its_limit_is_not_written_as_one_that_ends_there(
+    run: Path, tmp_path: Path
+) -> None:
+    cut = with_first_turn(run, tmp_path / "run", text="I think that", stop=StopReason.LENGTH)
+    done = write_conversations(cut, tmp_path / "out")
+    assert (done.written, done.cut, len(read_conversations(done.path))) == (1, 1, 1)
+    # Behind a whole block of code nothing was to be learnt.
+    whole = with_first_turn(run, tmp_path / "whole", text=CODE, stop=StopReason.LENGTH)
+    assert write_conversations(whole, tmp_path / "more").written == 2
+
+
 def test_a_literal_marker_that_two_parts_make_together_is_found(run: Path, tmp_path: Path) -> None:
     (saved, *_) = RunReader(run).trajectories()
     prompt = (Message("user", (Text("Is there an <ima"), Text("ge> here?"))),)

@@ -15,6 +15,8 @@ they are those of ``[prompts]`` is for whoever joins the two. Videos are not rea
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,10 +27,12 @@ from pyvision_rl.conversations import Conversation, learnable, spoken, turn_of
 from pyvision_rl.errors import ConfigError, RunError, TaskError
 from pyvision_rl.media import file_media, write_png
 from pyvision_rl.tasks.rows import read_jsonl
+from pyvision_rl.template import encodable, spelt_out
 from pyvision_rl.types import Media, Message, Part, StopReason, Text
 
 MARKER = "<image>"
 FILE = "conversations.json"
+IMAGES = "images"
 SHOWN_FAULTS = 5
 
 _ROLES: Mapping[Any, Literal["system", "user", "assistant"]] = {
@@ -63,14 +67,20 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What an export made of a run."""
+    """What an export made of a run; what was left out has the first reason that holds."""
 
     path: Path
     written: int
-    not_right: int
+    not_right: int = 0
     """Wrong, ungraded, or not kept."""
-    literal_marker: int
-    """Left out because their text holds a literal ``<image>``, which would be read as a picture."""
+    literal_marker: int = 0
+    """Their text holds a literal ``<image>``, which would be read as a picture."""
+    blank: int = 0
+    """A message of theirs has no words; a file that holds one is refused as a whole."""
+    cut: int = 0
+    """A turn met its token limit. A file cannot say so, and SFT would teach to stop in it."""
+    not_utf8: int = 0
+    """Half a surrogate pair: in any other spelling it would be taught as what nobody wrote."""
 
 
 def scan_conversations(
@@ -125,46 +135,66 @@ def write_conversations(run: Path, out: Path) -> Written:
         out: A new or empty folder.
 
     Raises:
-        RunError: ``out`` holds something, the run cannot be read, or lacks an image.
+        RunError: ``out`` holds something, the run cannot be read, or lacks an image. Nothing of
+            the export is left then.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is there already and not an empty folder; name another")
     lines: list[str] = []
-    not_right = literal = 0
-    for saved, good in learnable(run):
-        source = saved.task.input.data_source
-        said = spoken(saved.trajectory, source) if good else None
-        if said is None:
-            not_right += 1
-        elif (record := _record(said, out)) is None:
-            literal += 1
-        else:
-            lines.append(json.dumps(record, ensure_ascii=False))
-    out.mkdir(parents=True, exist_ok=True)
+    left_out: Counter[str] = Counter()
     partial = out / f"{FILE}.part"
-    partial.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-    partial.replace(out / FILE)
-    return Written(out / FILE, len(lines), not_right, literal)
+    try:
+        for saved, good in learnable(run):
+            said = spoken(saved.trajectory, saved.task.input.data_source)
+            if why := _unfit(said) if good else "not_right":
+                left_out[why] += 1
+            else:
+                lines.append(json.dumps(_record(said, out), ensure_ascii=False))
+        out.mkdir(parents=True, exist_ok=True)
+        partial.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+        partial.replace(out / FILE)
+    except BaseException:
+        # The next attempt wants an empty folder.
+        shutil.rmtree(out / IMAGES, ignore_errors=True)
+        partial.unlink(missing_ok=True)
+        raise
+    return Written(out / FILE, len(lines), **left_out)
 
 
-def _record(said: Conversation, out: Path) -> dict[str, Any] | None:
-    """The JSON of a conversation, its images written; None when its text holds a marker."""
+def _messages(said: Conversation) -> list[Message]:
     messages = list(said.prompt)
     for turn in said.turns:
         messages.append(Message("assistant", (Text(turn.text),)))
         messages += [] if turn.reply is None else [turn.reply]
-    if any(MARKER in p.text for m in messages for p in m.parts if isinstance(p, Text)):
-        return None
+    return messages
+
+
+def _unfit(said: Conversation) -> str:
+    """The count of ``Written`` for what the layout cannot hold as it is; empty if it can."""
+    messages = _messages(said)
+    values = [_value(message.parts) for message in messages]
+    if any(v.count(MARKER) != len(m.media) for v, m in zip(values, messages, strict=True)):
+        return "literal_marker"
+    if not all(value.strip() for value in values):
+        return "blank"
+    if any(turn.stop is StopReason.LENGTH for turn in said.turns):
+        return "cut"
+    return "" if all(encodable(value) == value for value in values) else "not_utf8"
+
+
+def _record(said: Conversation, out: Path) -> dict[str, Any]:
+    """The JSON of a conversation, its images written."""
+    messages = _messages(said)
     images = []
     for media in (media for message in messages for media in message.media):
         try:
-            images.append(write_png(media, out / "images").relative_to(out).as_posix())
+            images.append(write_png(media, out / IMAGES).relative_to(out).as_posix())
         except TaskError as error:
             raise RunError(
                 f"{error}; write the images of every step with run.media_every = 1"
             ) from error
     rows = [{"from": _WRITTEN[m.role], "value": _value(m.parts)} for m in messages]
-    return {"conversations": rows, "images": images, "source_dataset": said.source}
+    return {"conversations": rows, "images": images, "source_dataset": spelt_out(said.source)}
 
 
 def _value(parts: Sequence[Part]) -> str:

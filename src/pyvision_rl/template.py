@@ -186,6 +186,11 @@ def encodable(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
+def spelt_out(text: str) -> str:
+    r"""Return text with lone surrogates as ``\ud800``: for files and people, who can tell which."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _check_placeholders(
     template: Template, where: str, required: tuple[str, ...], optional: tuple[str, ...]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,82 @@ def test_wrong_answers_and_texts_that_would_feign_a_picture_are_left_out_and_cou
         writer.rollouts(1, [*kept, unused])
     done = write_conversations(tmp_path / "run", tmp_path / "out")
     assert (done.written, done.not_right, done.literal_marker) == (1, 1, 1)
+
+
+def with_first_turn(run: Path, folder: Path, **changes: Any) -> Path:
+    """Return a run of two right episodes; the first one's first turn is another."""
+    first, second = list(RunReader(run).trajectories())[:2]
+    turn, *turns = first.trajectory.turns
+    changed = replace(first.trajectory, turns=(replace(turn, **changes), *turns))
+    with RunWriter(folder, Config(), verb="rl") as writer:
+        rows = [(first.task, changed, None, None), (second.task, second.trajectory, None, None)]
+        writer.rollouts(1, rows)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "blank"),
+        (" \n", "blank"),
+        ("\ud83d I look.", "not_utf8"),
+        ("<image>", "literal_marker"),
+    ],
+)
+def test_a_turn_that_a_file_cannot_hold_is_left_out_and_the_rest_can_be_read(
+    text: str, reason: str, run: Path, tmp_path: Path
+) -> None:
+    done = write_conversations(with_first_turn(run, tmp_path / "run", text=text), tmp_path / "out")
+    assert (done.written, getattr(done, reason)) == (1, 1)
+    assert done.not_right + done.literal_marker + done.blank + done.not_utf8 == 1
+    assert len(read_conversations(done.path)) == 1
+    # No picture of the one that was left out is there either.
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 1
+
+
+def test_a_turn_cut_at_its_limit_is_not_written_as_one_that_ends_there(
+    run: Path, tmp_path: Path
+) -> None:
+    cut = with_first_turn(run, tmp_path / "run", text="I think that", stop=StopReason.LENGTH)
+    done = write_conversations(cut, tmp_path / "out")
+    assert (done.written, done.cut, len(read_conversations(done.path))) == (1, 1, 1)
+    # Behind a whole block of code nothing was to be learnt.
+    whole = with_first_turn(run, tmp_path / "whole", text=CODE, stop=StopReason.LENGTH)
+    assert write_conversations(whole, tmp_path / "more").written == 2
+
+
+def test_a_literal_marker_that_two_parts_make_together_is_found(run: Path, tmp_path: Path) -> None:
+    (saved, *_) = RunReader(run).trajectories()
+    prompt = (Message("user", (Text("Is there an <ima"), Text("ge> here?"))),)
+    with RunWriter(tmp_path / "run", Config(), verb="rl") as writer:
+        trajectory = replace(saved.trajectory, prompt=prompt)
+        writer.rollouts(1, [(saved.task, trajectory, None, None)])
+    done = write_conversations(tmp_path / "run", tmp_path / "out")
+    assert (done.written, done.literal_marker) == (0, 1)
+
+
+def test_half_a_surrogate_pair_in_the_name_of_a_source_is_spelt_out(
+    run: Path, tmp_path: Path
+) -> None:
+    (saved, *_) = RunReader(run).trajectories()
+    public = replace(saved.task.input, data_source="half \ud800")
+    with RunWriter(tmp_path / "run", Config(), verb="rl") as writer:
+        task = replace(saved.task, input=public)
+        writer.rollouts(1, [(task, saved.trajectory, None, None)])
+    done = write_conversations(tmp_path / "run", tmp_path / "out")
+    assert [said.source for said in read_conversations(done.path)] == ["half \\ud800"]
+
+
+def test_an_export_that_failed_can_be_tried_again(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    *_, last = RunReader(run).trajectories()
+    (picture,) = (tmp_path / "run").rglob(f"{last.trajectory.media[0].sha256}.png")
+    kept = picture.read_bytes()
+    picture.unlink()
+    with pytest.raises(RunError, match=r"run\.media_every = 1"):
+        write_conversations(tmp_path / "run", tmp_path / "out")
+    picture.write_bytes(kept)
+    assert write_conversations(tmp_path / "run", tmp_path / "out").written == 8
 
 
 def test_a_trajectory_that_was_carried_is_learnt_from_once(run: Path, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pyvision_rl.config import Config
-from pyvision_rl.errors import ConfigError, RunError
+from pyvision_rl.errors import ConfigError, RunError, TaskError
+from pyvision_rl.evaluation.choice import choose
 from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.runs import RunReader
 from tests.eval_fakes import Many, SeedTeller
@@ -207,6 +209,23 @@ def test_an_id_that_is_not_there_is_refused_before_anything_is_made(tmp_path: Pa
         run_eval(config(eval={"ids": ["item-2", "item-11"]}), tmp_path / "run")
     assert not Many.made
     assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_task_that_was_not_asked_for_ends_no_search_for_ids(tmp_path: Path) -> None:
+    Image.new("RGB", (56, 56)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    rows = [
+        {"id": name, "question": "?", "answer": "a", "ability": "", "image_path": f"{name}.png"}
+        for name in ("bad", "good")
+    ]
+    (tmp_path / "set.json").write_text(json.dumps(rows))
+    # This set does not tell its ids: its tasks are made.
+    tasks = {"name": "published", "path": str(tmp_path / "set.json"), "options": {}}
+    assert choose(config(tasks=tasks, eval={"ids": ["good"]})).indices == (1,)
+    for asked in (["bad"], ["good", "nope"]):
+        # Nothing tells which of the two it is.
+        with pytest.raises(TaskError, match=r"bad\.png: not a readable image"):
+            choose(config(tasks=tasks, eval={"ids": asked}))
 
 
 def test_tasks_that_changed_are_not_mixed_with_those_from_before(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from pyvision_rl.cli.main import app
@@ -237,6 +238,46 @@ def test_a_grader_that_could_not_grade_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=match):
         export_verl(a_config(rewards=rewards), tmp_path / "out", Machines())
     assert not (tmp_path / "out").exists()
+
+
+def with_pictures(folder: Path, ids: list[str], *, broken: int | None = None) -> Config:
+    """Return a config that validates the tasks of these ids, of a file of q0, q1 and so on."""
+    rows = []
+    for i in range(5):
+        Image.new("RGB", (56, 56), (i, 0, 0)).save(folder / f"{i}.png")
+        rows.append({"id": f"q{i}", "question": "?", "answer": "a", "image": f"{i}.png"})
+    if broken is not None:
+        (folder / f"{broken}.png").write_bytes(b"broken")
+    file = folder / "tasks.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return a_config(
+        tasks={"name": "jsonl", "path": str(file)}, train={"eval_every": 5}, eval={"ids": ids}
+    )
+
+
+@pytest.mark.parametrize("ids", [["nope"], ["q1", "nope"]])
+def test_an_id_that_is_not_there_is_refused_before_anything_is_written(
+    ids: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"eval\.ids: no task 'nope' among 5"):
+        export_verl(with_pictures(tmp_path, ids), tmp_path / "out", Machines())
+    assert not (tmp_path / "out").exists()
+
+
+def test_chosen_tasks_are_validated_and_one_that_cannot_be_read_is_noted(tmp_path: Path) -> None:
+    config = with_pictures(tmp_path, ["q3", "q1", "q0"], broken=3)
+    done = export_verl(config, tmp_path / "out", Machines())
+    rows = pq.read_table(done.out / "val.parquet").to_pylist()
+    assert [row["extra_info"]["id"] for row in rows] == ["q0", "q1"]
+    assert (done.tasks, done.validation) == (4, 2)
+    told = [note for note in done.notes if "cannot be read" in note]
+    assert [note.split(": ")[1] for note in told] == ["train 3", "val 3"]
+
+
+def test_a_picture_that_nobody_asked_for_may_be_broken(tmp_path: Path) -> None:
+    config = with_pictures(tmp_path, ["q0", "q1"], broken=3)
+    done = export_verl(config, tmp_path / "out", Machines())
+    assert (done.tasks, done.validation, done.unread) == (4, 2, 1)
 
 
 def test_the_command_of_the_smoke_test_exports(

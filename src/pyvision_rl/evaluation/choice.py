@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from pyvision_rl.assemble import num_tasks
 from pyvision_rl.config import Config
-from pyvision_rl.errors import ConfigError
+from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.evaluation.evaluate import chunk_start, held_out
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import suggestion
@@ -55,7 +55,7 @@ def choose(config: Config) -> Choice:
 
     Raises:
         ConfigError: There is no task of an id in ``eval.ids``, or no task set.
-        TaskError: The task set is broken.
+        TaskError: The task set is broken, or such a task may be one that cannot be read.
     """
     tasks, first = held_out(config)
     total = num_tasks(tasks, config.eval.tasks or config.tasks)
@@ -70,16 +70,25 @@ def _places(tasks: TaskSet, total: int, ids: Sequence[str]) -> list[int]:
 
     Raises:
         ConfigError: One stands nowhere.
+        TaskError: Likewise, and a task that does not tell its id cannot be read.
     """
     wanted = set(ids)
     known = tasks.ids() if isinstance(tasks, Listed) else None
     found: dict[int, str] = {}
+    unread: TaskError | None = None
     for place in range(total):
-        # Without a list, each task has to be made; it is let go at once.
-        name = known[place] if known is not None else tasks[place].id
+        try:
+            # Without a list, each task has to be made; it is let go at once.
+            name = known[place] if known is not None else tasks[place].id
+        except TaskError as error:
+            # Nobody may have asked for this one.
+            unread = unread or error
+            continue
         if name in wanted:
             found[place] = name
     if lost := [name for name in dict.fromkeys(ids) if name not in found.values()]:
+        if unread:
+            raise unread
         hint = suggestion(lost[0], known) if known is not None else ""
         raise ConfigError(
             f"eval.ids: no task {lost[0]!r} among {total}{hint}"

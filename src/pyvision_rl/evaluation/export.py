@@ -20,6 +20,7 @@ from pyvision_rl.evaluation.reading import Episodes
 from pyvision_rl.media import data_url
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.runs_files import writing
+from pyvision_rl.template import spelt_out
 from pyvision_rl.types import GiveAnswer, Media, Message, RunCode, Text, Turn
 
 Json: TypeAlias = dict[str, Any]
@@ -137,12 +138,12 @@ def _write_openai(episodes: Episodes, out: Path, counts: Counts, *, data_urls: b
             written[media.sha256] = _copied(media, out / "images")
         return written[media.sha256]
 
-    # Half a surrogate pair, which a model may write, is no UTF-8: as "\ud800" it is JSON.
-    with (out / "messages.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as lines:
+    with (out / "messages.jsonl").open("w", encoding="utf-8") as lines:
         for _, saved in episodes:
             messages = [_openai(m, address, counts) for m in saved.trajectory.messages]
             line = {"messages": messages, "metadata": facts_of(saved)}
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+            # Half a surrogate pair, which a model may write, is no UTF-8: as "\ud800" it is JSON.
+            lines.write(spelt_out(json.dumps(line, ensure_ascii=False)) + "\n")
             counts.episodes += 1
             counts.messages += len(messages)
     counts.files = sum(name is not None for name in written.values())
@@ -206,17 +207,17 @@ def _row(saved: SavedRollout, counts: Counts, different: set[str]) -> Json:
     counts.messages += len(messages)
     facts = facts_of(saved)
     texts = {name: json.dumps(facts.pop(name)) for name in ("turns", "reward_parts")}
-    row: Json = _encodable(facts | texts | {"messages": messages, "images": images})
+    row: Json = _spelt_out(facts | texts | {"messages": messages, "images": images})
     return row
 
 
-def _encodable(value: Any) -> Any:
-    r"""The value with each half of a surrogate pair, which is no UTF-8, spelt out (``\ud800``)."""
+def _spelt_out(value: Any) -> Any:
+    """The value with every text in it spelt out: Parquet holds UTF-8."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return spelt_out(value)
     if isinstance(value, dict):
-        return {key: _encodable(each) for key, each in value.items()}
-    return [_encodable(each) for each in value] if isinstance(value, list) else value
+        return {key: _spelt_out(each) for key, each in value.items()}
+    return [_spelt_out(each) for each in value] if isinstance(value, list) else value
 
 
 def _schema(pa: Any) -> Any:

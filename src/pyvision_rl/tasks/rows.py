@@ -27,6 +27,7 @@ from typing import Any, Literal
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.media import bytes_media, file_media
 from pyvision_rl.tasks.parquet import ParquetRows
+from pyvision_rl.template import spelt_out
 from pyvision_rl.types import ANSWER_TYPES, Gold, Task, TaskInput
 from pyvision_rl.video import check_video
 
@@ -283,8 +284,7 @@ def require_file(path: Path) -> None:
     """Raise TaskError when there is no such file."""
     if not (_exists(path) and path.is_file()):
         # A lone surrogate cannot be shown.
-        text = str(path).encode(errors="backslashreplace").decode()
-        raise TaskError(f"{text}: {NO_FILE}")
+        raise TaskError(f"{spelt_out(str(path))}: {NO_FILE}")
 
 
 def _video(value: Any, folder: Path, decode: bool) -> Path:

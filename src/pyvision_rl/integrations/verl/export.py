@@ -27,6 +27,7 @@ from pyvision_rl.checks.rl import check_rl
 from pyvision_rl.config import SCHEMA, Config
 from pyvision_rl.config_file import resolved
 from pyvision_rl.errors import ConfigError
+from pyvision_rl.evaluation.choice import Choice, choose
 from pyvision_rl.integrations.verl.keys import idle_keys, refusals
 from pyvision_rl.integrations.verl.mapping import AGENT, VERSION, Machines, verl_config
 from pyvision_rl.integrations.verl.rows import RowWriter
@@ -64,8 +65,9 @@ def export_verl(config: Config, out: Path, machines: Machines) -> ExportedVerl:
 
     Raises:
         ConfigError: RL could not be run, a key is refused, the grader cannot be made or is not
-            ready for these tasks, or there are fewer of them than one batch.
-        TaskError: The task set's file is broken.
+            ready for these tasks, there are fewer of them than one batch, or none of an id in
+            ``eval.ids``.
+        TaskError: The task set's file is broken, or so much of it that an id is not found.
     """
     check_rl(config)
     check_filters(config.selection)
@@ -78,12 +80,13 @@ def export_verl(config: Config, out: Path, machines: Machines) -> ExportedVerl:
         raise ConfigError(f"{count} tasks are fewer than selection.groups_per_step = {least}")
     # Inside verl it would be found out by the first episode.
     build_rewarder(config.rewards).check(lambda: data_sources(config, build_tasks))
+    choice = choose(config)
     rows = RowWriter(folder, PromptBuilder(config.prompts))
     folder.mkdir(parents=True, exist_ok=True)
     trained = rows.write(tasks, range(count), "train")
     if trained < least:
         raise ConfigError(f"{trained} readable tasks are fewer than one batch: {rows.unread[0]}")
-    validation = _write_validation(config, rows)
+    validation = _write_validation(config, choice, rows)
     values = verl_config(config, folder, machines, trained)
     command = shlex.join(
         [
@@ -110,19 +113,12 @@ def _check_keys(config: Config) -> None:
         raise ConfigError(f"verl {VERSION} cannot train as the config says (see --set):\n{lines}")
 
 
-def _write_validation(config: Config, rows: RowWriter) -> int:
-    section = config.eval.tasks or config.tasks
-    tasks = build_tasks(section, "eval.tasks")
-    indices = list(range(num_tasks(tasks, section)))
-    if config.eval.ids:
-        wanted = set(config.eval.ids)
-        indices = [i for i in indices if tasks[i].id in wanted]
-    if config.eval.num_tasks is not None:
-        indices = indices[: config.eval.num_tasks]
+def _write_validation(config: Config, choice: Choice, rows: RowWriter) -> int:
+    indices = choice.indices
     if not (config.eval.tasks or config.train.eval_every or config.train.eval_at_start):
         # verl wants a file; nothing will be validated.
         indices = indices[:1]
-    return rows.write(tasks, indices, "val")
+    return rows.write(choice.tasks, indices, "val")
 
 
 def _write_files(config: Config, folder: Path, values: dict[str, Any], command: str) -> None:

@@ -1,9 +1,10 @@
 """Accuracy against visual tokens: a policy that fetches frames, and baselines that are given them.
 
 In: trained policies, and the cold start that they began with. Out: one JSON file, a Markdown table
-and a figure. A baseline is the cold start, trained further to answer at once from frames at equal
-distances in its context: in rounds that double in length, until a round adds less than
-``CONVERGED`` on tasks that are neither trained on nor reported. Tokens are what the renderer
+and a figure. A baseline is trained to answer at once from frames at equal distances in its context:
+in rounds that double in length, until a round adds less than ``CONVERGED`` on tasks that are
+neither trained on nor reported. The one with the fewest frames of a size begins with the cold
+start, each other one with what the one before it ended with. Tokens are what the renderer
 counted, by Qwen2.5-VL's rule for images. A round that is done is not run again.
 
     python -m benchmarks.video_tokens --start SFT/final --policy 0=RL/final --json FILE
@@ -116,9 +117,9 @@ def main() -> int:
     with ThreadPoolExecutor(options.jobs) as pool:
         ours = pool.map(lambda p: evaluate_policy(*p, options.work, sizes), policies.items())
         # The longest first: what is left at the end then runs beside something.
-        order = sorted(wanted, key=lambda b: -b.tokens)
-        given = pool.map(lambda b: run_baseline(b, options.start, options.work, sizes), order)
-        points = [*ours, *sorted(given, key=lambda p: BASELINES.index(_baseline(p["name"])))]
+        lines = [[b for b in wanted if b.px == px] for px in sorted({b.px for b in wanted})[::-1]]
+        given = pool.map(lambda line: run_line(line, options.start, options.work, sizes), lines)
+        points = [*ours, *(point for line in given for point in line)]
     result = {
         "benchmark": "video_tokens",
         "command": shlex.join(["python", "-m", "benchmarks.video_tokens", *sys.argv[1:]]),
@@ -148,8 +149,21 @@ def evaluate_policy(name: str, model: str, work: Path, sizes: Sizes) -> dict[str
     return {"name": f"policy {name}", "kind": "policy", **_point(result)}
 
 
-def run_baseline(baseline: Baseline, start: Path, work: Path, sizes: Sizes) -> dict[str, Any]:
-    """Return the point of one baseline, trained until a round adds nothing."""
+def run_line(
+    line: Sequence[Baseline], start: Path, work: Path, sizes: Sizes
+) -> list[dict[str, Any]]:
+    """Return the points of baselines of one frame size, each begun with the one before it."""
+    points = []
+    for baseline in sorted(line, key=lambda b: b.tokens):
+        point, start = run_baseline(baseline, start, work, sizes)
+        points.append(point)
+    return points
+
+
+def run_baseline(
+    baseline: Baseline, start: Path, work: Path, sizes: Sizes
+) -> tuple[dict[str, Any], Path]:
+    """Return the point of one baseline, trained until a round adds nothing, and its model."""
     folder = work / "baselines" / baseline.name.replace(", ", "-").replace(" ", "-")
     model, best, rounds = start, -1.0, []
     for number in range(sizes.max_rounds):
@@ -170,10 +184,11 @@ def run_baseline(baseline: Baseline, start: Path, work: Path, sizes: Sizes) -> d
             break
     result = _evaluated(config, model, folder / "test", TEST, sizes.test_tasks)
     ended = gained < CONVERGED
-    return {
+    point = {
         **{"name": baseline.name, "kind": "baseline", "px": baseline.px, **_point(result)},
-        **{"rounds": rounds, "converged": ended},
+        **{"started_from": str(start), "rounds": rounds, "converged": ended},
     }
+    return point, model
 
 
 def baseline_config(
@@ -236,10 +251,6 @@ def _point(result: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {name: overall.get(name) for name in (*names, "tool_calls")}
     categories = {name: score["accuracy"] for name, score in result["categories"].items()}
     return {**numbers, "categories": categories}
-
-
-def _baseline(name: str) -> Baseline:
-    return next(b for b in BASELINES if b.name == name)
 
 
 def goal(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import video_tokens
 from benchmarks.video_tokens import (
     BASELINES,
     SECONDS,
@@ -53,6 +54,18 @@ def test_every_baseline_is_a_config_that_shows_frames_and_takes_no_code() -> Non
         assert config.prompts.context == "frames"
         assert config.rollout.max_tool_calls == 0
         assert [stage.steps for stage in config.sft.stages] == [150]
+
+
+def test_each_baseline_begins_with_the_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(baseline: Any, start: Path, *_: Any) -> tuple[dict[str, Any], Path]:
+        return {"name": baseline.name, "started_from": str(start)}, Path(baseline.name)
+
+    monkeypatch.setattr(video_tokens, "run_baseline", trained)
+    line = [b for b in BASELINES if b.px == 28]
+    found = video_tokens.run_line(line[::-1], Path("cold start"), Path("work"), Sizes())
+    names = [point["name"] for point in found]
+    assert names == [*(f"{n} frames, 28 px" for n in (8, 16, 32, 64)), "1 a second, 28 px"]
+    assert [point["started_from"] for point in found] == ["cold start", *names[:-1]]
 
 
 def test_the_cheapest_baseline_that_is_as_good_is_compared() -> None:

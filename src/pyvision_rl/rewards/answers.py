@@ -8,7 +8,7 @@ letter in a word or a number in a sentence is not an answer. Knows no units.
 |---|---|
 | ``text`` | same words, ignoring case, spacing, quotes, TeX wrapping and a final period |
 | ``letter`` | same option letter, written ``B``, ``(B)``, ``B.`` or ``B. option text`` |
-| ``integer`` | same whole number; ``1,000`` and ``7.0`` are read |
+| ``integer`` | same whole number; ``1,000``, TeX's ``1{,}000`` and ``7.0`` are read |
 | ``float`` | within the tolerances; ``1e3``, ``1/3`` and ``\frac{1}{3}`` are read |
 | ``yes_no`` | same of yes (true) and no (false), alone or before a comma or period |
 | ``set`` | same members in any order, separated by commas or semicolons, else by spaces |
@@ -43,6 +43,12 @@ _AUTO_LETTER = re.compile(r"[A-Z][.:)]?|\([A-Z]\)(\s.*)?", re.DOTALL)
 _OTHER_OPTION = re.compile(r"(?:^|\s)(?:\([a-z]\)|[a-z][.:)](?=\s|$))|^(?:or|and|&|/)\s")
 _TEX_WRAP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|boxed|fbox)\s*\{")
 _TEX_SPACE = re.compile(r"\\[,;:! ]|~|\\(?:left|right|quad)(?![a-z])")
+_TEX_GROUP = r"(?:\{,\}|\\,|,\\!)"
+# Of 0{,}500 the comma is a decimal one.
+_TEX_THOUSANDS = re.compile(
+    rf"(?<![0-9.^_])[1-9][0-9]{{0,2}}(?:{_TEX_GROUP}[0-9]{{3}})+(?!{_TEX_GROUP}?[0-9])"
+)
+_LEADING_SIGN = re.compile(r"\A([+-]) (?=\.?[0-9]|\\[dtc]?frac)")
 _PAIRS = {'"': '"', "'": "'", "`": "`", "$": "$", "“": "”", "‘": "’"}
 # Not NFKC: it would turn 10² into 102 and 1½ into 11/2.
 _SIGNS = {ord("−"): "-", ord("–"): "-"} | {
@@ -118,10 +124,12 @@ def infer_type(gold: str) -> str:
 def normalise(text: str) -> str:
     """Return an answer without what does not change its meaning.
 
-    That is: how characters are composed or how wide they are, case, runs of spaces, quotes or
-    dollar signs around the whole, TeX text and box commands, and one final period.
+    That is: how characters are composed or how wide they are, case, runs of spaces, what TeX puts
+    between thousands, quotes or dollar signs around the whole, TeX text and box commands, one final
+    period, and spaces behind the sign of a number.
     """
     text = unicodedata.normalize("NFC", text).translate(_SIGNS).casefold()
+    text = without_tex_thousands(text)
     text = _TEX_SPACE.sub(" ", text.replace("\\%", "%"))
     text = " ".join(text.split())
     for _ in range(MAX_LAYERS):
@@ -129,7 +137,15 @@ def normalise(text: str) -> str:
         if bare == text:
             break
         text = bare
-    return text
+    return _LEADING_SIGN.sub(r"\1", text)
+
+
+def without_tex_thousands(text: str) -> str:
+    r"""Return a text in which ``1{,}000``, ``1\,000`` and ``1,\!000`` are ``1000``.
+
+    Nothing takes the separator's place: a comma would divide the members of a list.
+    """
+    return _TEX_THOUSANDS.sub(lambda found: re.sub("[^0-9]", "", found[0]), text)
 
 
 def _without_layer(text: str) -> str:

@@ -11,7 +11,7 @@ letter in a word or a number in a sentence is not an answer. Knows no units.
 | ``integer`` | same whole number; ``1,000``, TeX's ``1{,}000`` and ``7.0`` are read |
 | ``float`` | within the tolerances; ``1e3``, ``1/3`` and ``\frac{1}{3}`` are read |
 | ``yes_no`` | same of yes (true) and no (false), alone or before a comma or period |
-| ``set`` | same members in any order, separated by commas or semicolons, else by spaces |
+| ``set`` | same members in any order, separated by semicolons, else by commas, else by spaces |
 | ``sequence`` | same members in the same order |
 | ``auto`` | by the reference's form: letter, yes_no, integer, float, else text |
 
@@ -26,6 +26,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TypeAlias
 
 REL_TOL = 1e-3
 ABS_TOL = 1e-9
@@ -56,6 +57,9 @@ _SIGNS = {ord("−"): "-", ord("–"): "-"} | {
 }
 _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
+
+
+_Member: TypeAlias = "str | Decimal | tuple[_Member, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,16 +270,23 @@ def _same_sequence(mine: str, theirs: str) -> bool:
     return _members(mine) == _members(theirs)
 
 
-def _members(text: str) -> list[str | Decimal]:
-    """The members of a list; numbers by value, so that ``7`` equals ``7.0``."""
+def _members(text: str) -> tuple[_Member, ...]:
+    """The members of a list; numbers by value, so that ``7`` equals ``7.0``.
+
+    Between semicolons a comma belongs to its member, be it of a number or of a list of its own.
+    """
     text = text.replace("\\{", "{").replace("\\}", "}")
     if len(text) > 1 and _BRACKETS.get(text[0]) == text[-1]:
         text = text[1:-1]
-    pieces = re.split("[,;]", text) if re.search("[,;]", text) else text.split()
-    members: list[str | Decimal] = []
-    for piece in pieces:
+    separator = next((sign for sign in ";," if sign in text), None)
+    members: list[_Member] = []
+    for piece in text.split(separator):
         member = normalise(piece)
         number = _decimal(member)
-        if member:
-            members.append(member if number is None else number)
-    return members
+        if number is not None:
+            members.append(number)
+        elif separator == ";" and "," in member:
+            members.append(_members(member))
+        elif member:
+            members.append(member)
+    return tuple(members)

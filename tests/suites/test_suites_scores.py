@@ -273,6 +273,13 @@ def test_an_option_is_named_by_letter_or_text():
     assert chosen("white", options) is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "letter"), [("3.142", "B"), ("3.1420", "B"), ("3.143", "C"), ("3.1425", None)]
+)
+def test_an_option_is_its_own_text_however_near_its_neighbours_lie(answer, letter):
+    assert chosen(answer, ("3.141", "3.142", "3.143")) == letter
+
+
 # Reports.
 
 

@@ -95,6 +95,28 @@ def test_numbers_among_the_options_are_compared_as_numbers() -> None:
     assert not same_choice("5", "B", question)
 
 
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("3.141", "A"),
+        ("3.142", "B"),  # A and C lie within a thousandth of it
+        ("$3.142$.", "B"),
+        ("3.1420", "B"),  # the same number, written otherwise
+        ("3.143", "C"),
+        ("5.000", "E"),  # its own text, though D is the same number
+        ("5", "D"),
+        ("2.5005", "F"),  # near one option alone
+        ("3.1425", None),  # near several
+        ("5.00", None),
+    ],
+)
+def test_an_option_is_its_own_text_however_near_its_neighbours_lie(
+    answer: str, letter: str | None
+) -> None:
+    question = "pi?\nA. 3.141\nB. 3.142\nC. 3.143\nD. 5\nE. 5.000\nF. 2.5"
+    assert [name for name in "ABCDEF" if same_choice(answer, name, question)] == [*(letter or "")]
+
+
 def test_options_that_say_the_same_are_told_apart_by_letter_alone() -> None:
     question = "Which?\nA. left\nB. left\nC. right"
     assert not same_choice("left", "A", question)

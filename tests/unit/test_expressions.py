@@ -28,6 +28,10 @@ NASTY = st.text(
     [
         ("7", Fraction(7)),
         ("1,000.5", Fraction(2001, 2)),
+        ("1{,}000.5", Fraction(2001, 2)),
+        (r"$12\,000$", Fraction(12000)),
+        (r"10,\!000", Fraction(10000)),
+        ("$- 2$", Fraction(-2)),
         ("-2.50", Fraction(-5, 2)),
         ("1.5e3", Fraction(1500)),
         ("1/3", Fraction(1, 3)),
@@ -100,6 +104,9 @@ def test_numbers_compare_by_value_and_a_lone_percent_sign_is_undecided(
         (r"\left( x+1 \right)^2", "(x+1)^{2}"),
         (r"\log_2 8", r"\log _{2}8"),
         ("1,000+1", "1000+1"),
+        ("1{,}000+1", "1000+1"),
+        (r"x + 12\,000", "x+12000"),
+        (r"10,\!000\,\pi", r"10000\pi "),
         (r"\sin^2 x", r"\sin ^{2}x"),
     ],
 )
@@ -113,6 +120,7 @@ def test_people_write_expressions_in_many_ways(text: str, tex: str) -> None:
     "text",
     [
         *("", " ", "A", "x", "cat", "ab", "Answer", "the value 5", "cost", "N.A.", "?"),
+        *(r"5\,4\,3", r"1234\,567", r"3^2\,125", "1{,}00"),
         *("10:30", "5 4 3", "3,4", "1:2", "5 m", "3 cm", "5 kg", "10-20", "555-1234", "1/2/2020"),
         *(
             "x<3",
@@ -129,6 +137,7 @@ def test_people_write_expressions_in_many_ways(text: str, tex: str) -> None:
         *("((1)", "1)", "|1", "9^9^9^9", "[1,2]", r"\frac", r"\frac1", r"\sum 1", "1;2", "f'(x)"),
         "(" * (MAX_DEPTH + 1) + "1" + ")" * (MAX_DEPTH + 1),
         "1+" * MAX_CHARS + "1",
+        "1{,}000+" * 40 + "1",  # too long before its separators are taken out
     ],
 )
 def test_what_is_no_expression_is_never_sent_to_be_compared(text: str) -> None:
@@ -137,6 +146,10 @@ def test_what_is_no_expression_is_never_sent_to_be_compared(text: str) -> None:
 
 def test_lists_are_compared_member_by_member_in_equal_brackets() -> None:
     assert pairs_of("(1, 2+1)", r"\left(1,3\right)") == (("1", "1"), ("3", "2+1"))
+    assert pairs_of(r"(10,\!000, 2{,}000)", r"(10000, 2\,000)") == (
+        ("10000", "10000"),
+        ("2000", "2000"),
+    )
     assert pairs_of("(1,2)", "[1,2]") == ()
     assert pairs_of("(1,2,3)", "(1,2)") == ()
     assert pairs_of("1", "(1,2)") == ()

@@ -8,10 +8,10 @@ letter in a word or a number in a sentence is not an answer. Knows no units.
 |---|---|
 | ``text`` | same words, ignoring case, spacing, quotes, TeX wrapping and a final period |
 | ``letter`` | same option letter, written ``B``, ``(B)``, ``B.`` or ``B. option text`` |
-| ``integer`` | same whole number; ``1,000`` and ``7.0`` are read |
+| ``integer`` | same whole number; ``1,000``, TeX's ``1{,}000`` and ``7.0`` are read |
 | ``float`` | within the tolerances; ``1e3``, ``1/3`` and ``\frac{1}{3}`` are read |
 | ``yes_no`` | same of yes (true) and no (false), alone or before a comma or period |
-| ``set`` | same members in any order, separated by commas or semicolons, else by spaces |
+| ``set`` | same members in any order, separated by semicolons, else by commas, else by spaces |
 | ``sequence`` | same members in the same order |
 | ``auto`` | by the reference's form: letter, yes_no, integer, float, else text |
 
@@ -26,6 +26,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TypeAlias
 
 REL_TOL = 1e-3
 ABS_TOL = 1e-9
@@ -43,6 +44,12 @@ _AUTO_LETTER = re.compile(r"[A-Z][.:)]?|\([A-Z]\)(\s.*)?", re.DOTALL)
 _OTHER_OPTION = re.compile(r"(?:^|\s)(?:\([a-z]\)|[a-z][.:)](?=\s|$))|^(?:or|and|&|/)\s")
 _TEX_WRAP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|boxed|fbox)\s*\{")
 _TEX_SPACE = re.compile(r"\\[,;:! ]|~|\\(?:left|right|quad)(?![a-z])")
+_TEX_GROUP = r"(?:\{,\}|\\,|,\\!)"
+# Of 0{,}500 the comma is a decimal one.
+_TEX_THOUSANDS = re.compile(
+    rf"(?<![0-9.^_])[1-9][0-9]{{0,2}}(?:{_TEX_GROUP}[0-9]{{3}})+(?!{_TEX_GROUP}?[0-9])"
+)
+_LEADING_SIGN = re.compile(r"\A([+-]) (?=\.?[0-9]|\\[dtc]?frac)")
 _PAIRS = {'"': '"', "'": "'", "`": "`", "$": "$", "“": "”", "‘": "’"}
 # Not NFKC: it would turn 10² into 102 and 1½ into 11/2.
 _SIGNS = {ord("−"): "-", ord("–"): "-"} | {
@@ -50,6 +57,9 @@ _SIGNS = {ord("−"): "-", ord("–"): "-"} | {
 }
 _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
+
+
+_Member: TypeAlias = "str | Decimal | tuple[_Member, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +128,12 @@ def infer_type(gold: str) -> str:
 def normalise(text: str) -> str:
     """Return an answer without what does not change its meaning.
 
-    That is: how characters are composed or how wide they are, case, runs of spaces, quotes or
-    dollar signs around the whole, TeX text and box commands, and one final period.
+    That is: how characters are composed or how wide they are, case, runs of spaces, what TeX puts
+    between thousands, quotes or dollar signs around the whole, TeX text and box commands, one final
+    period, and spaces behind the sign of a number.
     """
     text = unicodedata.normalize("NFC", text).translate(_SIGNS).casefold()
+    text = without_tex_thousands(text)
     text = _TEX_SPACE.sub(" ", text.replace("\\%", "%"))
     text = " ".join(text.split())
     for _ in range(MAX_LAYERS):
@@ -129,7 +141,15 @@ def normalise(text: str) -> str:
         if bare == text:
             break
         text = bare
-    return text
+    return _LEADING_SIGN.sub(r"\1", text)
+
+
+def without_tex_thousands(text: str) -> str:
+    r"""Return a text in which ``1{,}000``, ``1\,000`` and ``1,\!000`` are ``1000``.
+
+    Nothing takes the separator's place: a comma would divide the members of a list.
+    """
+    return _TEX_THOUSANDS.sub(lambda found: re.sub("[^0-9]", "", found[0]), text)
 
 
 def _without_layer(text: str) -> str:
@@ -250,16 +270,23 @@ def _same_sequence(mine: str, theirs: str) -> bool:
     return _members(mine) == _members(theirs)
 
 
-def _members(text: str) -> list[str | Decimal]:
-    """The members of a list; numbers by value, so that ``7`` equals ``7.0``."""
+def _members(text: str) -> tuple[_Member, ...]:
+    """The members of a list; numbers by value, so that ``7`` equals ``7.0``.
+
+    Between semicolons a comma belongs to its member, be it of a number or of a list of its own.
+    """
     text = text.replace("\\{", "{").replace("\\}", "}")
     if len(text) > 1 and _BRACKETS.get(text[0]) == text[-1]:
         text = text[1:-1]
-    pieces = re.split("[,;]", text) if re.search("[,;]", text) else text.split()
-    members: list[str | Decimal] = []
-    for piece in pieces:
+    separator = next((sign for sign in ";," if sign in text), None)
+    members: list[_Member] = []
+    for piece in text.split(separator):
         member = normalise(piece)
         number = _decimal(member)
-        if member:
-            members.append(member if number is None else number)
-    return members
+        if number is not None:
+            members.append(number)
+        elif separator == ";" and "," in member:
+            members.append(_members(member))
+        elif member:
+            members.append(member)
+    return tuple(members)

@@ -8,7 +8,7 @@ option. A list that cannot be read without doubt is none. Never raises, looks fo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 
 from pyvision_rl.rewards.answers import match, normalise, option_letter
@@ -27,6 +27,28 @@ def same_choice(prediction: str, gold: str, question: str) -> bool:
 def choice_of(answer: str, question: str) -> str | None:
     """Return the small letter of the one listed option that an answer means, if there is one."""
     return _meant(answer, options_of(question))
+
+
+def named_by_text(answer: str, options: Mapping[str, str]) -> str | None:
+    """Return the key of the one option that an answer says.
+
+    The same text comes before the same number, and that before a number within the tolerance: a
+    neighbour of an option may lie so near that a tolerant comparison finds both.
+    """
+    for found in _alike(answer, options):
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _alike(answer: str, options: Mapping[str, str]) -> Iterator[list[str]]:
+    """The keys of the options that an answer fits, by the strictest comparison first."""
+    said = normalise(answer)
+    yield [key for key, text in options.items() if said and normalise(text) == said]
+    yield [
+        key for key, text in options.items() if match(answer, text, rel_tol=0, abs_tol=0).correct
+    ]
+    yield [key for key, text in options.items() if match(answer, text).correct]
 
 
 def options_of(question: str) -> dict[str, str]:
@@ -65,5 +87,4 @@ def _meant(answer: str, options: dict[str, str]) -> str | None:
     if letter in options:
         contradicts = said in options.values() and said != options[letter]
         return None if contradicts else letter
-    found = [name for name, text in options.items() if match(answer, text).correct]
-    return found[0] if len(found) == 1 else None
+    return named_by_text(answer, options)

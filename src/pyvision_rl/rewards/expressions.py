@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from pyvision_rl.rewards.answers import MAX_NUMBER_CHARS, normalise
+from pyvision_rl.rewards.answers import MAX_NUMBER_CHARS, normalise, without_tex_thousands
 
 MAX_CHARS = 200
 """Of an expression."""
@@ -142,9 +142,13 @@ def pairs_of(answer: str, gold: str) -> tuple[tuple[str, str], ...]:
 
 def tex_of(text: str) -> Tex | None:
     """Return a text as TeX, braces and operators written out; None if it is no expression."""
-    text = _unwrapped(text.strip()[: MAX_CHARS + 1])
+    text = text.strip()
+    if len(text) > MAX_CHARS:  # Before anything is taken out: a part is another expression.
+        return None
+    text = _unwrapped(text)
     for typed, tex in _TYPED.items():
         text = text.replace(typed, tex)
+    text = without_tex_thousands(text)  # Before the layout, of which one separator is part.
     text = _LAYOUT.sub(" ", text).strip().removesuffix(".").rstrip()
     assigned = _ASSIGNED.match(text)
     name = assigned[1] if assigned else ""
@@ -169,7 +173,8 @@ def _unwrapped(text: str) -> str:
 
 def _members(text: str) -> tuple[str, tuple[str, ...]] | None:
     """The brackets of a list of at least two members, and the members."""
-    text = _LAYOUT.sub("", _unwrapped(text.strip()[: 2 * MAX_CHARS])).strip()
+    text = without_tex_thousands(_unwrapped(text.strip()[: 2 * MAX_CHARS]))
+    text = _LAYOUT.sub("", text).strip()
     if len(text) < 2 or _LIST.get(text[0]) != text[-1]:
         return None
     members, depth, begin = [], 0, 1

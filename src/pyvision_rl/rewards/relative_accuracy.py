@@ -31,13 +31,23 @@ MAX_ANSWER_CHARS = 200
 """A longer answer is no measurement."""
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_TIMES = r" ?(?:[×⨯✕x*·⋅]|\\?times|\\cdot) ?"
+_BRACES = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 # A digit that hangs on a word or a power is no number of its own: the 2 of m2 and m^2. A sign
-# behind a number is a dash: 3-4 are two numbers. What is raised or multiplied (3x4), or goes on
-# behind a second point (1.5.2), is not read at all.
-_NOT_PLAIN = r"[⁰¹²³⁴-⁹]|\^(?!\{?\\circ)|\\(?:pi|sqrt)|\.+[0-9]|[xX][0-9]"
-_NUMBER = re.compile(
-    rf"(?<![\w.^])(?>[+-]?(?:{_DIGITS})(?:e[+-]?[0-9]{{1,3}}(?!\w))?)(?!{_NOT_PLAIN})"
+# behind a number is a dash: 3-4 are two numbers. What is raised, multiplied (3x4, 5\pi, 1½), or
+# goes on behind a second point (1.5.2) or with an exponent that cannot be read, is not read at all.
+_NOT_PLAIN = (
+    rf"[)\]}}]* ?(?:e? ?\^|(?:{_TIMES})?(?:\\pi|\\sqrt|[π√¼-¾⅐-⅟↉])|{_TIMES}[{{(]?[0-9.,]+[)}}]?\^)"
+    r"|\.+[0-9]|x[0-9]|e[+-]?[0-9]"
 )
+_NUMBER = re.compile(
+    rf"(?<![\w.^√])(?<!\^[+-])(?<!sqrt[{{( ])"
+    rf"(?>[+-]?(?:{_DIGITS})(?:e[+-]?[0-9]{{1,3}}(?!\w))?)(?!{_NOT_PLAIN})"
+)
+_FACTOR = rf"(?>(?:{_DIGITS})(?:e[+-]?[0-9]+)?(?:\^(?:{_BRACES}|[+-]?(?:[0-9]+|[a-z])))?)"
+_PRODUCT = re.compile(rf"(?<![\w.^])({_FACTOR})((?:{_TIMES}{_FACTOR})+)")
+_POWER_OF_TEN = re.compile(rf"{_TIMES}10\^(?:\{{ ?)?([+-]?[0-9]{{1,3}})(?: ?\}})?")
+_SMALL_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _FRACTION = re.compile(r"([+-]?)([0-9]+)\s*/\s*([0-9]+)|([+-]?)\\d?frac\{([0-9]+)\}\{([0-9]+)\}")
 
 
@@ -99,7 +109,8 @@ def relative_accuracy(answer: Fraction, gold: Fraction, *, inclusive: bool = Fal
 def read_number(answer: str) -> Fraction | str:
     r"""Return the one number of an answer, or what is wrong with it.
 
-    Units and words around it are allowed; ``1,200``, ``1.5e3``, ``1/3`` and ``\frac{1}{3}`` read.
+    Units and words around it are allowed; ``1,200``, ``1.5e3``, ``1.5 \times 10^3``, ``1/3`` and
+    ``\frac{1}{3}`` read.
     """
     if len(answer) > MAX_ANSWER_CHARS:
         return "too long for a number"
@@ -109,10 +120,35 @@ def read_number(answer: str) -> Fraction | str:
         if int(bottom) == 0:
             return "divides by 0"
         return Fraction(int(top), int(bottom)) * (-1 if sign == "-" else 1)
-    found = [match[0] for match in _NUMBER.finditer(text)]
+    found = [match[0] for match in _NUMBER.finditer(_plainly(text))]
     if len(found) != 1:
         return "several numbers" if found else "no number"
     return Fraction(Decimal(found[0].replace(",", "")))
+
+
+def _plainly(text: str) -> str:
+    """A text whose signs stand at their numbers, powers of ten as ``e3``, units without exponents.
+
+    Other powers leave a lone ``^`` behind, by which what is raised is no plain number.
+    """
+    text = re.sub(r"\^ ?\{? ?\\circ ?\}?", "°", text)
+    text = re.sub("[⁺⁻⁰¹²³⁴-⁹]+", lambda small: f"^{{{small[0].translate(_SMALL_DIGITS)}}}", text)
+    text = re.sub(r" ?\^ ?", "^", text)
+    text = re.sub(r"\^\(([^()]*)\)", r"^{\1}", text)
+    text = _PRODUCT.sub(_multiplied, text)
+    # Not of Euler's number, which is raised as a number is: 5e^{3}.
+    text = re.sub(rf"(?<=[^\W\d_])(?<![0-9]e)(?<![0-9] e)\^{_BRACES}", "", text)
+    text = " ".join(re.sub(rf"\^{_BRACES}", "^", text).split())
+    # Behind a word or a number it is a dash.
+    return re.sub(r"(?<![\w)\]}%°+-])(?<![\w)\]}%°+-] )([+-]) (?=\.?[0-9])", r"\1", text)
+
+
+def _multiplied(product: re.Match[str]) -> str:
+    """A mantissa and its power of ten as one number; a lone sign for other products of powers."""
+    if "^" not in product[0]:
+        return product[0]
+    ten = _POWER_OF_TEN.fullmatch(product[2])
+    return f"{product[1]}e{ten[1]} " if ten and "^" not in product[1] else "× "
 
 
 def distance(number: Fraction, gold: Fraction) -> str:

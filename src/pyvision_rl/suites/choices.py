@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from pyvision_rl.errors import TaskError
-from pyvision_rl.rewards.answers import match, normalise, option_letter
+from pyvision_rl.rewards.answers import normalise, option_letter
 from pyvision_rl.rewards.base import Grade
+from pyvision_rl.rewards.choices import named_by_text
 from pyvision_rl.types import Fact, Task
 
 _MARK = re.compile(r"\(([A-Z])\)[ \t]*")
@@ -94,10 +95,7 @@ def chosen(answer: str, options: Sequence[str]) -> str | None:
         return None if text in bare and text != meant else said.upper()
     if any(option_letter(option)[0] for option in bare):
         return None  # Where an option says a letter, nobody knows which of the two is meant.
-    found = [
-        name for name, option in zip(names, bare, strict=True) if match(answer, option).correct
-    ]
-    return found[0] if len(found) == 1 else None
+    return named_by_text(answer, dict(zip(names, bare, strict=True)))
 
 
 def grade(answer: str | None, gold: str, options: Sequence[str]) -> Grade:

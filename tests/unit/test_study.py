@@ -129,6 +129,7 @@ def test_seeds_are_read(text: str, seeds: tuple[int, ...]) -> None:
         ("variants.1.cold_start=cold", "cold_start = 'cold' is not known; known: main"),
         ("variants.1.againts=plain", "did you mean 'against'"),
         ("evaluations.1.name=train", "metrics of training"),
+        ("evaluations.1.name=v1.5", "'v1.5': a dot ends the name in metrics; write 'v1-5'"),
         ("cold_starts.0.model=m", "give either config or model"),
         ("comparisons.0.metrics=['fre.accuracy']", "did you mean 'free.accuracy'"),
         ("comparisons.0.metrics=['free.acuracy.hard']", "did you mean 'free.accuracy.hard'"),
@@ -148,6 +149,11 @@ def test_a_wrong_study_is_refused_with_the_key(tmp_path: Path, override: str, me
     with pytest.raises(ConfigError) as error:
         study_of(tmp_path, override)
     assert message in str(error.value)
+
+
+def test_what_names_no_metric_may_hold_a_dot(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "variants.1.name=lr_0.5", "comparisons.0.against=lr_0.5")
+    assert study.variants[1].name == "lr_0.5"
 
 
 @pytest.mark.parametrize(

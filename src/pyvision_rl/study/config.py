@@ -231,6 +231,11 @@ def _faults(study: StudyConfig) -> Iterable[str]:
         yield f'variants: "{START}" is the name of the models before RL'
     if TRAIN in evaluations:
         yield f'evaluations: "{TRAIN}" is the name of the metrics of training'
+    for name in evaluations:
+        if "." in name:
+            # Metrics are taken apart at the first dot.
+            other = name.replace(".", "-")
+            yield f"evaluations: {name!r}: a dot ends the name in metrics; write {other!r}"
     for start in study.cold_starts:
         if bool(start.config) == bool(start.model):
             yield f"cold_starts {start.name!r}: give either config or model"

@@ -13,7 +13,7 @@ from typing import Any
 
 from pyvision_rl.errors import RunError
 from pyvision_rl.runs import read_info
-from pyvision_rl.study.notes import read_note
+from pyvision_rl.study.notes import RETRYING, read_note
 from pyvision_rl.view import SCHEMA
 from pyvision_rl.view.lines import read_json
 from pyvision_rl.view.run import metrics_of
@@ -144,7 +144,7 @@ def _status(path: Path, unit: str, *, there: bool, problems: list[str]) -> str:
     except RunError as error:
         problems.append(str(error))
         note = None
-    if note is not None:
+    if note is not None and note.status != RETRYING:
         return note.status
     return "running" if there else "none"
 

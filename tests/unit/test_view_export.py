@@ -15,6 +15,8 @@ from PIL import Image
 from pyvision_rl.errors import ConfigError, RunError
 from pyvision_rl.media import image_media
 from pyvision_rl.runs import RunReader
+from pyvision_rl.study.conduct import write_study as write_config
+from pyvision_rl.study.config import StudyConfig
 from pyvision_rl.types import EndReason
 from pyvision_rl.view.against import Other
 from pyvision_rl.view.export import export_folder
@@ -23,6 +25,7 @@ from pyvision_rl.view.lines import Problems
 from pyvision_rl.view.notes import append_note, check_note, read_notes
 from pyvision_rl.view.single import export_file
 from pyvision_rl.view.site import PAGE, Options, RunSite, StudySite, web_names
+from pyvision_rl.view.study import study_payload
 from pyvision_rl.view.thumbs import SIDE, thumbnail, write_thumbnails
 from tests.unit.test_view_payloads import payload_of
 from tests.view_example import write_run, write_study
@@ -183,9 +186,15 @@ def test_a_study_has_curves_of_every_seed_and_pages_of_every_run(
     written = export_folder(study, tmp_path / "out")
     assert written.runs == 8
     told = payload_of((tmp_path / "out/data/run.js").read_bytes(), "run")
-    assert [v["name"] for v in told["study"]["variants"]] == ["full", "no_tool"]
-    assert told["study"]["variants"][1]["label"] == "no tool"
-    for variant in told["study"]["variants"]:
+    facts = told["study"]
+    assert (facts["title"], facts["seeds"]) == ("Does the tool term matter?", [0, 1])
+    assert facts["quick"]
+    assert told["config"]["rl"]["config"] == "tiny_image_rl"
+    start, *variants = facts["variants"]
+    assert (start["name"], start["kind"], start["seeds"]) == ("main", "start", [])
+    assert [v["name"] for v in variants] == ["full", "no_tool"]
+    assert variants[1]["label"] == "no tool"
+    for variant in variants:
         assert [s["seed"] for s in variant["seeds"]] == [0, 1]
         for seed in variant["seeds"]:
             assert (seed["status"], seed["metrics"]["steps"]) == ("done", [1, 2, 3, 4, 5, 6])
@@ -199,6 +208,27 @@ def test_a_study_has_curves_of_every_seed_and_pages_of_every_run(
         inner = payload_of((page.parent / "data/run.js").read_bytes(), "run")
         assert (page.parent / inner["home"]).resolve() == (tmp_path / "out" / PAGE).resolve()
     assert told["study"]["tables"].startswith("# Does the tool term matter?")
+
+
+def test_variants_stand_in_the_order_of_the_study_with_its_labels(tmp_path: Path) -> None:
+    values = {
+        "title": "Which is better?",
+        "seeds": [3, 4],
+        "cold_starts": [{"name": "z"}, {"name": "c"}],
+        "rl": {"config": "tiny_image_rl"},
+        "variants": [{"name": "b", "label": "Plain"}, {"name": "a", "label": "Paid"}],
+    }
+    write_config(StudyConfig.model_validate(values), tmp_path, quick=False)
+    # What is in no config comes last.
+    (tmp_path / "variants" / "0_unknown").mkdir(parents=True)
+    told = study_payload(tmp_path)["study"]
+    assert (told["title"], told["seeds"], told["quick"]) == ("Which is better?", [3, 4], False)
+    starts = [("start", "z", "z"), ("start", "c", "c")]
+    variants = [("b", "Plain"), ("a", "Paid"), ("0_unknown", "0_unknown")]
+    assert [(v["kind"], v["name"], v["label"]) for v in told["variants"]] == [
+        *starts,
+        *(("variant", *pair) for pair in variants),
+    ]
 
 
 def test_a_study_as_one_file_lists_no_pages(study: Path, tmp_path: Path) -> None:
@@ -217,12 +247,13 @@ def test_a_study_that_is_running_or_broken_is_shown(study: Path, tmp_path: Path)
         found = site.get("data/run.js", {})
         assert found is not None
         told = payload_of(found.body, "run")  # type: ignore[arg-type]
-        assert [s["status"] for s in told["study"]["variants"][0]["seeds"]] == ["done", "running"]
+        assert [s["status"] for s in told["study"]["variants"][1]["seeds"]] == ["done", "running"]
         assert any("run.json" in problem for problem in told["problems"])
         assert site.get("runs/variants/full/seed-0/rl/index.html", {}) is None
         assert site.get("runs/variants/full/seed-1/rl/index.html", {}) is not None
-        (study / "study.json").write_text("[]")
-        assert StudySite(study, Options()).get("data/run.js", {}) is not None
+        for text in ("[]", '{"config": 3}', "{"):
+            (study / "study.json").write_text(text)
+            assert StudySite(study, Options()).get("data/run.js", {}) is not None
     finally:
         base.write_text(before)
 

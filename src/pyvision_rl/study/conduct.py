@@ -95,7 +95,7 @@ def run_study(
     with locked(out):
         # First: what is refused leaves the folder as it was.
         notes_of(out, units, retry_failed=retry_failed)
-        write_json(out / STUDY_FILE, dump_study(study) | {"quick": quick})
+        write_study(study, out, quick=quick)
         runner = Runner(out, jobs=jobs, program=program, report=report, status=status)
         try:
             finished = runner.run(units, retry_failed=retry_failed)
@@ -106,6 +106,11 @@ def run_study(
             raise Interrupted(128 + finished.stopped, f"pvrl study --resume {out}")
         facts = {"command": command, "quick": quick, "jobs": jobs}
         return _write_findings(study, planner, finished, out, facts)
+
+
+def write_study(study: StudyConfig, out: Path, *, quick: bool) -> None:
+    """Write ``study.json``: the config, and whether it is run with ``quick``."""
+    write_json(out / STUDY_FILE, dump_study(study) | {"quick": quick})
 
 
 def read_quick(out: Path) -> bool:

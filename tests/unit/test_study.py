@@ -153,6 +153,13 @@ def test_a_wrong_study_is_refused_with_the_key(tmp_path: Path, override: str, me
     assert message in str(error.value)
 
 
+def test_a_variant_may_be_called_dynamics_where_figures_are_named(tmp_path: Path) -> None:
+    name = ("variants.1.name=dynamics", "comparisons.0.against=dynamics")
+    with pytest.raises(ConfigError, match=r"take another, or name the \[\[figures\]\]"):
+        study_of(tmp_path, *name, "figures=[]")
+    assert study_of(tmp_path, *name).variants[1].name == "dynamics"
+
+
 def test_what_names_no_metric_may_hold_a_dot(tmp_path: Path) -> None:
     study = study_of(tmp_path, "variants.1.name=lr_0.5", "comparisons.0.against=lr_0.5")
     assert study.variants[1].name == "lr_0.5"

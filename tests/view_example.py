@@ -29,6 +29,9 @@ from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.rendering.chars import CharsRenderer
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.runs_codec import SavedRollout
+from pyvision_rl.study import conduct
+from pyvision_rl.study.config import StudyConfig
+from pyvision_rl.study.notes import DONE, Note, write_note
 from pyvision_rl.types import (
     EndReason,
     ExecStatus,
@@ -346,7 +349,7 @@ def write_run(path: Path, steps: int = 4, *, verb: str = "rl", seed: int = 0) ->
 def write_study(path: Path) -> Path:
     """Write a study folder: two variants, two seeds, an evaluation each, no cold start's runs."""
     names = ("full", "no_tool")
-    variants = [{"name": n, "label": n.replace("_", " "), "set": {}} for n in names]
+    variants = [{"name": n, "label": n.replace("_", " ")} for n in names]
     units = []
     for name in names:
         for seed in (0, 1):
@@ -357,21 +360,16 @@ def write_study(path: Path) -> Path:
             (path / base / "eval-test" / "result.json").write_text(json.dumps(result))
             units += [f"{base}/rl", f"{base}/eval-test"]
     study = {
-        "schema": 1,
         "title": "Does the tool term matter?",
         "seeds": [0, 1],
-        "rl": {"config": "tiny_image_rl", "set": {}},
+        "cold_starts": [{"config": "tiny_image_sft"}],
+        "rl": {"config": "tiny_image_rl"},
         "variants": variants,
         "evaluations": [{"name": "test"}],
-        "cold_starts": [],
-        "quick": True,
     }
-    (path / "study.json").write_text(json.dumps(study))
-    (path / "units").mkdir()
+    conduct.write_study(StudyConfig.model_validate(study), path, quick=True)
     for unit in units:
-        note = {"name": unit, "status": "done", "sha256": "0", "exit_code": 0, "seconds": 1.0}
-        note |= {"finished": "2026-01-01T00:00:00+00:00", "tail": "", "failures": 0}
-        (path / "units" / f"{unit.replace('/', '--')}.json").write_text(json.dumps(note))
+        write_note(path, Note(unit, DONE, "0", 0, 1.0, "2026-01-01T00:00:00+00:00"))
     (path / "tables.md").write_text(
         "# Does the tool term matter?\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
     )

@@ -34,7 +34,7 @@ from pyvision_rl.study.config import (
 )
 from pyvision_rl.study.figures import DYNAMICS
 from pyvision_rl.study.names import panel_names
-from pyvision_rl.study.notes import DONE, Note, locked, read_note, write_note
+from pyvision_rl.study.notes import DONE, RETRYING, Note, locked, read_note, write_note
 from pyvision_rl.study.plan import (
     Planner,
     Unit,
@@ -43,7 +43,9 @@ from pyvision_rl.study.plan import (
     ready,
     seconds_left,
 )
+from pyvision_rl.study.running import existing
 from pyvision_rl.types import Batch
+from pyvision_rl.view.study import study_payload
 from tests import fake_pvrl
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +131,7 @@ def test_seeds_are_read(text: str, seeds: tuple[int, ...]) -> None:
         ("variants.1.cold_start=cold", "cold_start = 'cold' is not known; known: main"),
         ("variants.1.againts=plain", "did you mean 'against'"),
         ("evaluations.1.name=train", "metrics of training"),
+        ("evaluations.1.name=v1.5", "'v1.5': a dot ends the name in metrics; write 'v1-5'"),
         ("cold_starts.0.model=m", "give either config or model"),
         ("comparisons.0.metrics=['fre.accuracy']", "did you mean 'free.accuracy'"),
         ("comparisons.0.metrics=['free.acuracy.hard']", "did you mean 'free.accuracy.hard'"),
@@ -148,6 +151,18 @@ def test_a_wrong_study_is_refused_with_the_key(tmp_path: Path, override: str, me
     with pytest.raises(ConfigError) as error:
         study_of(tmp_path, override)
     assert message in str(error.value)
+
+
+def test_a_variant_may_be_called_dynamics_where_figures_are_named(tmp_path: Path) -> None:
+    name = ("variants.1.name=dynamics", "comparisons.0.against=dynamics")
+    with pytest.raises(ConfigError, match=r"take another, or name the \[\[figures\]\]"):
+        study_of(tmp_path, *name, "figures=[]")
+    assert study_of(tmp_path, *name).variants[1].name == "dynamics"
+
+
+def test_what_names_no_metric_may_hold_a_dot(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "variants.1.name=lr_0.5", "comparisons.0.against=lr_0.5")
+    assert study.variants[1].name == "lr_0.5"
 
 
 @pytest.mark.parametrize(
@@ -489,15 +504,18 @@ import sys
 from pathlib import Path
 from pyvision_rl.study.conduct import run_study
 from pyvision_rl.study.config import load_study
-study, out, *program = sys.argv[1:]
-run_study(load_study(Path(study)), Path(out), jobs=2, program=program)
+study, out, retry, *program = sys.argv[1:]
+retry_failed = retry == "True"
+run_study(load_study(Path(study)), Path(out), jobs=2, retry_failed=retry_failed, program=program)
 """
 
 
-def drive(tmp_path: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
+def drive(
+    tmp_path: Path, words: Sequence[str], *, retry_failed: bool = False
+) -> subprocess.Popen[bytes]:
     """A study in a process of its own."""
     study = write_study(tmp_path, STUDY.replace('"1-2"', "[1]"))
-    command = [sys.executable, "-c", DRIVER, str(study), str(tmp_path / "out")]
+    command = [sys.executable, "-c", DRIVER, str(study), str(tmp_path / "out"), str(retry_failed)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     return subprocess.Popen([*command, *words], env=environment, stderr=subprocess.DEVNULL)
 
@@ -560,6 +578,35 @@ def test_a_study_that_was_stopped_goes_on_within_its_units(
         assert file.read_text().splitlines()[: len(lines[file])] == lines[file]
         assert len(file.read_text().splitlines()) == fake_pvrl.STEPS
     assert len({line.split()[1] for line in starts(tmp_path)}) == 10
+
+
+@pytest.mark.parametrize("retry_failed", [False, True])
+def test_a_retry_that_was_stopped_goes_on_and_its_failure_stays_on_record(
+    tmp_path: Path, retry_failed: bool
+) -> None:
+    name = "variants/plain/seed-1/rl"
+    wanted = study_of(tmp_path, "seeds=1")
+    assert run(wanted, tmp_path, program=program(tmp_path, fail=[name])).failed
+    process = drive(tmp_path, program(tmp_path, delay=0.15), retry_failed=True)
+    wait_for(lambda: in_the_middle_of_rl(tmp_path), "the retry did not begin")
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    note = read_note(tmp_path / "out", name)
+    assert note is not None
+    assert (note.status, note.failures) == (RETRYING, 1)
+    shown = study_payload(tmp_path / "out")["study"]["variants"]
+    assert [v["seeds"][0]["status"] for v in shown if v["name"] == "plain"] == ["running"]
+    units = Planner(wanted, tmp_path / "out").units()
+    there = existing(tmp_path / "out", units, retry_failed=retry_failed)
+    assert (there["failed"], there["interrupted"]) == ([], [name])
+    metrics = tmp_path / "out" / name / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    found = run(wanted, tmp_path, retry_failed=retry_failed)
+    assert found.failed == 0
+    went_on = [line.endswith("True") for line in starts(tmp_path) if f"{name} " in line]
+    assert went_on == [False, False, True]
+    assert metrics.read_text().splitlines()[: len(lines)] == lines
+    assert found.result["units"]["failures"][name]["failures"] == 1
 
 
 def test_an_interrupted_unit_goes_on_with_its_own_config_only(tmp_path: Path) -> None:

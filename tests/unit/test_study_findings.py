@@ -252,13 +252,29 @@ def test_figures_are_drawn_also_of_what_is_missing(tmp_path: Path) -> None:
     runs = tuple({"step": s, **line} for s in (1, 2))
     rows = [Row("paid", 1, {}, curves=runs), Row("plain", 1, {}, missing=("x",))]
     found = draw_figures(study(), rows, tmp_path)
-    assert list(found) == ["Training dynamics", "plain against paid"]
-    with Image.open(found["plain against paid"]) as picture:
+    file = tmp_path / "plain.png"
+    assert found == {
+        tmp_path / "dynamics.png": "Training dynamics",
+        file: "plain against paid",
+    }
+    with Image.open(file) as picture:
         # 12 inches at 150 dots, one row of panels: 2.75 + 0.76 + 0.22 inches.
         assert picture.size == (1800, int(150 * 3.73))
         drawn = picture.convert("RGB").getcolors(1 << 20)
     assert drawn is not None
     assert (0x00, 0x72, 0xB2) in {colour for _, colour in drawn}
+
+
+def test_figures_of_variants_that_share_a_label_are_all_listed(tmp_path: Path) -> None:
+    arms = [{"name": "main"}, {"name": "a", "label": "ours"}, {"name": "b", "label": "ours"}]
+    found = draw_figures(study(variants=arms), [], tmp_path)
+    captions = {"dynamics": "Training dynamics", "a": "ours against main", "b": "ours against main"}
+    assert {file.stem: caption for file, caption in found.items()} == captions
+    assert all(file.is_file() for file in found)
+    result = summarize(study(variants=arms), (1, 2, 3), [], [], provenance())
+    text = to_markdown(result, {file.name: caption for file, caption in found.items()})
+    assert "![ours against main](a.png)" in text
+    assert "![ours against main](b.png)" in text
 
 
 def test_a_figure_of_many_variants_has_room_for_its_legend(tmp_path: Path) -> None:

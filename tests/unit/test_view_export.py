@@ -7,14 +7,21 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError, RunError
 from pyvision_rl.media import image_media
-from pyvision_rl.runs import RunReader
+from pyvision_rl.runs import RunReader, RunWriter
+from pyvision_rl.runs_codec import encode
+from pyvision_rl.runs_files import line_of
+from pyvision_rl.study.conduct import write_study as write_config
+from pyvision_rl.study.config import StudyConfig
 from pyvision_rl.types import EndReason
 from pyvision_rl.view.against import Other
 from pyvision_rl.view.export import export_folder
@@ -23,9 +30,10 @@ from pyvision_rl.view.lines import Problems
 from pyvision_rl.view.notes import append_note, check_note, read_notes
 from pyvision_rl.view.single import export_file
 from pyvision_rl.view.site import PAGE, Options, RunSite, StudySite, web_names
+from pyvision_rl.view.study import study_payload
 from pyvision_rl.view.thumbs import SIDE, thumbnail, write_thumbnails
 from tests.unit.test_view_payloads import payload_of
-from tests.view_example import write_run, write_study
+from tests.view_example import saved_groups, write_run, write_study
 
 NOTE = {"step": 1, "task": "needle-4", "rollout": 0, "tags": ["x"], "text": "</script>"}
 
@@ -177,15 +185,124 @@ def test_a_single_file_that_would_be_too_large_is_refused(run: Path, tmp_path: P
     assert (tmp_path / "one.html").read_text() == "mine"
 
 
+def lines_of(numbers: Iterable[int]) -> bytes:
+    """Lines of an evaluation, an episode of each of these items of a set."""
+    line = encode(saved_groups(1)[0])
+    ids = ({"index": k, "task": line["task"] | {"id": f"item-{k:03}"}} for k in numbers)
+    return b"".join(line_of({"index": 0} | line | each) for each in ids)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Path:
+    """An evaluation of two steps, of whose first the odd items of 200 have ended: two chunks."""
+    RunWriter(tmp_path / "r", Config(), "eval").close()
+    (tmp_path / "r/rollouts/step_000001.jsonl").write_bytes(lines_of(range(1, 200, 2)))
+    (tmp_path / "r/rollouts/step_000002.jsonl").write_bytes(lines_of(range(200, 210)))
+    return tmp_path / "r"
+
+
+def in_a_folder(run: Path, out: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """All data of an export by name."""
+    export_folder(run, out / "site", report=report)
+    return {f.stem: payload_of(f.read_bytes(), f.stem) for f in (out / "site/data").iterdir()}
+
+
+def in_a_file(run: Path, out: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """The same of a single file."""
+    page = export_file(run, out / "one.html", report=report).page.read_text()
+    given = re.findall(r'<script>(window\.PVRL\.give\("([a-z0-9-]+)".*?)</script>', page, re.DOTALL)
+    return {name: payload_of(text.encode(), name) for text, name in given}
+
+
+def items(data: dict[str, Any]) -> list[str]:
+    """The item of every entry of the list; what an entry opens has to be the same."""
+    index = data["index"]
+    entries = zip(*(index[k] for k in ("chunk", "group", "task")), strict=True)
+    found = [(index["chunks"][c]["name"], g, index["tasks"][t]["id"]) for c, g, t in entries]
+    chunks = [name for name in data if re.fullmatch(r"c\d+-\d+", name)]
+    opened = [(c, g["group"], g["task"]["id"]) for c in chunks for g in data[c]["groups"]]
+    assert sorted(found) == sorted(opened)
+    assert len(data["run"]["steps"]) == 2
+    assert sum(step["num"] for step in data["run"]["steps"]) == len(found)
+    return [item for _, _, item in found]
+
+
+@pytest.mark.parametrize("export", [in_a_folder, in_a_file])
+def test_an_export_of_what_is_being_written_is_of_one_moment(
+    running: Path, tmp_path: Path, export: Any
+) -> None:
+    said: list[str] = []
+
+    def grow(text: str) -> None:
+        said.append(text)
+        # The first step has been read by now.
+        if "step_000002" in text:
+            with (running / "rollouts/step_000001.jsonl").open("ab") as file:
+                file.write(lines_of(range(0, 200, 2)))
+
+    wanted = [f"item-{k:03}" for k in (*range(1, 200, 2), *range(200, 210))]
+    assert items(export(running, tmp_path, grow)) == wanted
+    assert not any("begins again" in text for text in said)
+
+
+@pytest.mark.parametrize("export", [in_a_folder, in_a_file])
+def test_an_export_begins_again_when_lines_are_written_anew(
+    running: Path, tmp_path: Path, export: Any
+) -> None:
+    said: list[str] = []
+
+    def end(text: str) -> None:
+        said.append(text)
+        if "step_000002" in text:
+            (running / "rollouts/step_000001.jsonl").write_bytes(lines_of(range(9, -1, -1)))
+
+    wanted = [f"item-{k:03}" for k in (*range(10), *range(200, 210))]
+    assert items(export(running, tmp_path, end)) == wanted
+    assert "step_000001.jsonl was written anew: the export begins again" in said
+
+
+def test_an_export_of_what_never_stands_still_is_refused(running: Path, tmp_path: Path) -> None:
+    numbers = [*range(1, 200, 2)]
+
+    def change(text: str) -> None:
+        if text.startswith("copied"):
+            numbers.reverse()
+            (running / "rollouts/step_000001.jsonl").write_bytes(lines_of(numbers))
+
+    with pytest.raises(RunError, match=r"written anew 3 times .* try again .* --limit-steps"):
+        export_folder(running, tmp_path / "site", report=change)
+    # It may be tried again with the same folder.
+    assert list((tmp_path / "site").iterdir()) == []
+
+
+def test_every_run_that_an_exported_study_lists_has_a_page(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s")
+
+    def begin(text: str) -> None:
+        if text == "export variants/full/seed-0/rl":
+            write_run(study / "variants/full/seed-9/rl", 1)
+
+    export_folder(study, tmp_path / "site", report=begin)
+    listed = payload_of((tmp_path / "site/data/run.js").read_bytes(), "run")["runs"]
+    assert len(listed) == 8
+    assert all((tmp_path / "site" / each["href"]).is_file() for each in listed)
+
+
 def test_a_study_has_curves_of_every_seed_and_pages_of_every_run(
     study: Path, tmp_path: Path
 ) -> None:
     written = export_folder(study, tmp_path / "out")
     assert written.runs == 8
     told = payload_of((tmp_path / "out/data/run.js").read_bytes(), "run")
-    assert [v["name"] for v in told["study"]["variants"]] == ["full", "no_tool"]
-    assert told["study"]["variants"][1]["label"] == "no tool"
-    for variant in told["study"]["variants"]:
+    facts = told["study"]
+    assert (facts["title"], facts["seeds"]) == ("Does the tool term matter?", [0, 1])
+    assert facts["quick"]
+    assert told["config"]["rl"]["config"] == "tiny_image_rl"
+    start, *variants = facts["variants"]
+    assert (start["name"], start["kind"], start["seeds"]) == ("main", "start", [])
+    assert [v["name"] for v in variants] == ["full", "no_tool"]
+    assert variants[1]["label"] == "no tool"
+    for variant in variants:
         assert [s["seed"] for s in variant["seeds"]] == [0, 1]
         for seed in variant["seeds"]:
             assert (seed["status"], seed["metrics"]["steps"]) == ("done", [1, 2, 3, 4, 5, 6])
@@ -199,6 +316,27 @@ def test_a_study_has_curves_of_every_seed_and_pages_of_every_run(
         inner = payload_of((page.parent / "data/run.js").read_bytes(), "run")
         assert (page.parent / inner["home"]).resolve() == (tmp_path / "out" / PAGE).resolve()
     assert told["study"]["tables"].startswith("# Does the tool term matter?")
+
+
+def test_variants_stand_in_the_order_of_the_study_with_its_labels(tmp_path: Path) -> None:
+    values = {
+        "title": "Which is better?",
+        "seeds": [3, 4],
+        "cold_starts": [{"name": "z"}, {"name": "c"}],
+        "rl": {"config": "tiny_image_rl"},
+        "variants": [{"name": "b", "label": "Plain"}, {"name": "a", "label": "Paid"}],
+    }
+    write_config(StudyConfig.model_validate(values), tmp_path, quick=False)
+    # What is in no config comes last.
+    (tmp_path / "variants" / "0_unknown").mkdir(parents=True)
+    told = study_payload(tmp_path)["study"]
+    assert (told["title"], told["seeds"], told["quick"]) == ("Which is better?", [3, 4], False)
+    starts = [("start", "z", "z"), ("start", "c", "c")]
+    variants = [("b", "Plain"), ("a", "Paid"), ("0_unknown", "0_unknown")]
+    assert [(v["kind"], v["name"], v["label"]) for v in told["variants"]] == [
+        *starts,
+        *(("variant", *pair) for pair in variants),
+    ]
 
 
 def test_a_study_as_one_file_lists_no_pages(study: Path, tmp_path: Path) -> None:
@@ -217,12 +355,13 @@ def test_a_study_that_is_running_or_broken_is_shown(study: Path, tmp_path: Path)
         found = site.get("data/run.js", {})
         assert found is not None
         told = payload_of(found.body, "run")  # type: ignore[arg-type]
-        assert [s["status"] for s in told["study"]["variants"][0]["seeds"]] == ["done", "running"]
+        assert [s["status"] for s in told["study"]["variants"][1]["seeds"]] == ["done", "running"]
         assert any("run.json" in problem for problem in told["problems"])
         assert site.get("runs/variants/full/seed-0/rl/index.html", {}) is None
         assert site.get("runs/variants/full/seed-1/rl/index.html", {}) is not None
-        (study / "study.json").write_text("[]")
-        assert StudySite(study, Options()).get("data/run.js", {}) is not None
+        for text in ("[]", '{"config": 3}', "{"):
+            (study / "study.json").write_text(text)
+            assert StudySite(study, Options()).get("data/run.js", {}) is not None
     finally:
         base.write_text(before)
 

@@ -148,6 +148,18 @@ def test_a_line_of_odd_values_is_named_and_the_rest_shown(
     assert [len(g["trajectories"]) for g in groups] == [3, 4, 4, 4, 4]
 
 
+def test_tokens_that_cannot_be_read_are_left_out_alone(run: Path, tmp_path: Path) -> None:
+    text = file_of(run, 1).read_text()
+    file_of(run, 1).write_text(text.replace('"segments": [', '"segments": [5, ', 1))
+    site = RunSite(run, Options())
+    assert site.get("data/t000001-00.js", {}) is None
+    assert len(data(site, "c000001-00")["groups"]) == 5
+    export_folder(run, tmp_path / "site")
+    names = {f.name for f in (tmp_path / "site/data").iterdir()}
+    assert names == {"run.js", "index.js", "notes.js", "c000001-00.js"}
+    export_file(run, tmp_path / "one.html")
+
+
 def test_a_fault_of_the_list_of_videos_is_told_until_it_is_mended(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     (tmp_path / "videos.json").write_text("{")

@@ -131,6 +131,37 @@ def test_a_file_that_changed_is_not_read_by_an_old_index(run: Path) -> None:
         list(records(before, 0))
 
 
+def test_a_file_that_has_grown_is_read_by_an_old_index(run: Path) -> None:
+    before = index_step(1, file_of(run, 1))
+    wanted = list(records(before, 0))
+    with file_of(run, 1).open("ab") as file:
+        file.write(file_of(run, 2).read_bytes()[:-9])
+    assert list(records(before, 0)) == wanted
+
+
+def test_a_pinned_site_shows_one_moment(run: Path, tmp_path: Path) -> None:
+    picture = sorted((run / "media").glob("*.png"))[0]
+    picture.rename(tmp_path / "later.png")
+    site = RunSite(run, PLAIN)
+    site.pin()
+    before = {name: data(site, name) for name in ("index", "c000001-00", "c000002-00")}
+    images = site.images()
+    (tmp_path / "later.png").rename(picture)
+    with RunWriter(run, Config(), "rl", resume_step=2) as writer:
+        writer.rollouts(3, saved_groups(3)[:4], write_media=False)
+    with file_of(run, 2).open("ab") as file:
+        file.write(file_of(run, 1).read_bytes())
+    again = RunSite(run, PLAIN)
+    assert {name: data(site, name) for name in before} == before
+    assert site.images() == images
+    assert picture.stem in again.images()
+    assert len(data(again, "index")["step"]) > len(before["index"]["step"])
+    # A site that is pinned anew shows what is there now.
+    site.pin()
+    assert data(site, "index") == data(again, "index")
+    assert site.images() == again.images()
+
+
 def test_a_step_written_anew_is_never_shown_half_old(run: Path) -> None:
     before = index_step(1, file_of(run, 1))
     site = RunSite(run, PLAIN)

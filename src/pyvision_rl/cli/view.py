@@ -110,6 +110,7 @@ def view(
                 tokens=not no_tokens,
                 against=against,
                 max_mb=bound,
+                report=report,
             )
     _show(run, written, as_json=as_json)
 

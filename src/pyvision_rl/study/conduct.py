@@ -28,7 +28,7 @@ from pyvision_rl.errors import ConfigError, RunError
 from pyvision_rl.present import hardware
 from pyvision_rl.runs import read_info
 from pyvision_rl.study.comparing import compare
-from pyvision_rl.study.config import STUDY_FILE, StudyConfig, dump_study, load_study
+from pyvision_rl.study.config import FIGURE, STUDY_FILE, StudyConfig, dump_study, load_study
 from pyvision_rl.study.notes import DONE, FAILED, locked, write_json, write_text
 from pyvision_rl.study.plan import Planner, Unit
 from pyvision_rl.study.reading import Row, read_rows
@@ -95,7 +95,7 @@ def run_study(
     with locked(out):
         # First: what is refused leaves the folder as it was.
         notes_of(out, units, retry_failed=retry_failed)
-        write_json(out / STUDY_FILE, dump_study(study) | {"quick": quick})
+        write_study(study, out, quick=quick)
         runner = Runner(out, jobs=jobs, program=program, report=report, status=status)
         try:
             finished = runner.run(units, retry_failed=retry_failed)
@@ -106,6 +106,11 @@ def run_study(
             raise Interrupted(128 + finished.stopped, f"pvrl study --resume {out}")
         facts = {"command": command, "quick": quick, "jobs": jobs}
         return _write_findings(study, planner, finished, out, facts)
+
+
+def write_study(study: StudyConfig, out: Path, *, quick: bool) -> None:
+    """Write ``study.json``: the config, and whether it is run with ``quick``."""
+    write_json(out / STUDY_FILE, dump_study(study) | {"quick": quick})
 
 
 def read_quick(out: Path) -> bool:
@@ -172,11 +177,11 @@ def _write_findings(
     result = summarize(study, planner.seeds, rows, differences, provenance)
     figures = draw_figures(study, rows, out / "figures", quick=bool(facts["quick"]))
     write_json(out / RESULT, result)
-    relative = {caption: path.relative_to(out).as_posix() for caption, path in figures.items()}
+    relative = {path.relative_to(out).as_posix(): caption for path, caption in figures.items()}
     write_text(out / TABLES, to_markdown(result, relative))
     one = planner.rl_unit(study.variants[0].name, planner.seeds[0])
     paths = {"tables": out / TABLES, "numbers": out / RESULT, "one run": out / one}
-    paths |= {f"figure {path.stem}": path for path in figures.values()}
+    paths |= {f"figure {path.stem}": path for path in figures}
     return Found(
         result, {k: str(path) for k, path in paths.items()}, len(failed) + len(finished.blocked)
     )
@@ -184,8 +189,8 @@ def _write_findings(
 
 def draw_figures(
     study: StudyConfig, rows: Sequence[Row], folder: Path, *, quick: bool = False
-) -> dict[str, Path]:
-    """Draw the figures of a study; return caption -> file."""
+) -> dict[Path, str]:
+    """Draw the figures of a study; return file -> caption, which two may share."""
     # matplotlib takes half a second: a plan does without.
     from pyvision_rl.study.figures import DYNAMICS, draw, lines_of
 
@@ -196,7 +201,7 @@ def draw_figures(
         for f in study.figures
     ]
     if not wanted:
-        wanted.append(("dynamics", "Training dynamics", tuple(names), DYNAMICS))
+        wanted.append((FIGURE, "Training dynamics", tuple(names), DYNAMICS))
         panels = ("tool_calls", *_held_out(rows))
         for variant in study.variants:
             other = variant.against or study.main or names[0]
@@ -208,7 +213,7 @@ def draw_figures(
         file = folder / f"{name}.png"
         title += " (quick: the numbers mean nothing)" if quick else ""
         draw(lines_of(variants, rows, titles, names), panels, file, title=title)
-        drawn[title] = file
+        drawn[file] = title
     return drawn
 
 

@@ -23,6 +23,8 @@ from pyvision_rl.study.names import TRAIN, metric_names, panel_names
 STUDY_FILE = "study.json"
 START = "start"
 """The name under which cold-started models, before any RL, stand beside the variants."""
+FIGURE = "dynamics"
+"""The name of the figure of all variants, where no figures are named."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 Overrides = dict[str, Any]
@@ -227,10 +229,7 @@ def _faults(study: StudyConfig) -> Iterable[str]:
     yield from _name_faults("cold_starts", starts)
     yield from _name_faults("evaluations", evaluations)
     yield from _name_faults("figures", [f.name for f in study.figures], empty=True)
-    if any(name.split("-")[0] == START for name in variants):
-        yield f'variants: "{START}" is the name of the models before RL'
-    if TRAIN in evaluations:
-        yield f'evaluations: "{TRAIN}" is the name of the metrics of training'
+    yield from _special_faults(study)
     for start in study.cold_starts:
         if bool(start.config) == bool(start.model):
             yield f"cold_starts {start.name!r}: give either config or model"
@@ -241,6 +240,24 @@ def _faults(study: StudyConfig) -> Iterable[str]:
             near = difflib.get_close_matches(name, allowed, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             yield f"{where} = {name!r} is not known; known: {', '.join(allowed)}{hint}"
+
+
+def _special_faults(study: StudyConfig) -> Iterable[str]:
+    """Yield names that mean something else."""
+    variants = [v.name for v in study.variants]
+    if any(name.split("-")[0] == START for name in variants):
+        yield f'variants: "{START}" is the name of the models before RL'
+    if FIGURE in variants and not study.figures:
+        # Its own figure would be drawn over that one.
+        other = "take another, or name the [[figures]]"
+        yield f'variants: "{FIGURE}" is the name of the figure of all variants; {other}'
+    for name in (e.name for e in study.evaluations):
+        if name == TRAIN:
+            yield f'evaluations: "{TRAIN}" is the name of the metrics of training'
+        if "." in name:
+            # Metrics are taken apart at the first dot.
+            other = name.replace(".", "-")
+            yield f"evaluations: {name!r}: a dot ends the name in metrics; write {other!r}"
 
 
 def _references(study: StudyConfig) -> Iterable[tuple[str, str, Sequence[str]]]:

@@ -1,8 +1,8 @@
 """What a study folder remembers about its units, and the lock that keeps a second study out.
 
 In: outcomes of units. Out: one small JSON file per unit that ended, and the same record; and what
-a unit was begun with. A unit without a note never ended: it is new, or was interrupted. Runs
-nothing.
+a unit was begun with. A unit without a note never ended: it is new, or was interrupted. So is one
+that is tried again after it failed; its note remembers the failures. Runs nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pyvision_rl.errors import RunError
 from pyvision_rl.runs_files import replace_file
 
 DONE, FAILED = "done", "failed"
+RETRYING = "retrying"
+"""Failed before, and begun again since: no end, for whoever asks how a unit ended."""
 _LOCK = "study.lock"
 _BEGUN = ".begun"
 
@@ -30,7 +32,7 @@ class Note:
 
     name: str
     status: str
-    """``DONE`` or ``FAILED``."""
+    """``DONE``, ``FAILED`` or ``RETRYING``."""
     sha256: str
     """Of the unit that was run."""
     exit_code: int
@@ -50,7 +52,7 @@ def log_of(folder: Path, name: str) -> Path:
 
 
 def read_note(folder: Path, name: str) -> Note | None:
-    """Return how a unit ended; None if it did not, or not yet.
+    """Return how a unit ended; None if it never did.
 
     Raises:
         RunError: The note cannot be understood.

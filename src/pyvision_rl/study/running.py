@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from pyvision_rl.study import guard
 from pyvision_rl.study.notes import (
     DONE,
     FAILED,
+    RETRYING,
     Note,
     log_of,
     read_begun,
@@ -146,12 +147,14 @@ class Runner:
 
     def _start(self, unit: Unit) -> None:
         out = self._folder / unit.name
-        # A failed unit starts from scratch: what it saved may be what it failed on.
-        before = read_note(self._folder, unit.name)
-        goes_on = before is None and can_go_on(unit.verb, out)
+        goes_on = _interrupted(self._folder, unit)
         if not goes_on:
             shutil.rmtree(out, ignore_errors=True)
             write_begun(self._folder, unit.name, unit.sha256)
+        before = read_note(self._folder, unit.name)
+        if before is not None:
+            # Not before what it failed on is gone: what is found from here on is gone on from.
+            write_note(self._folder, replace(before, status=RETRYING, sha256=unit.sha256))
         tied = (sys.executable, "-S", guard.__file__, str(os.getpid()))
         command = (*tied, *self._program, *arguments(unit, out, goes_on=goes_on))
         log = log_of(self._folder, unit.name)
@@ -237,12 +240,13 @@ def notes_of(folder: Path, units: Sequence[Unit], *, retry_failed: bool) -> dict
         RunError: A unit that is kept, or gone on with, was made or begun by another config.
     """
     notes = {}
+    kept = (DONE,) if retry_failed else (DONE, FAILED)
     for unit in units:
         note = read_note(folder, unit.name)
         sha256 = unit.sha256
-        if note is None and can_go_on(unit.verb, folder / unit.name):
+        if _interrupted(folder, unit):
             sha256 = read_begun(folder, unit.name) or "unknown"
-        elif note is not None and not (retry_failed and note.status == FAILED):
+        elif note is not None and note.status in kept:
             sha256, notes[unit.name] = note.sha256, note
         if sha256 != unit.sha256:
             raise RunError(
@@ -265,10 +269,19 @@ def existing(
     for unit in units:
         if unit.name in notes:
             found[notes[unit.name].status].append(unit.name)
-        # A failed unit starts from scratch.
-        elif read_note(folder, unit.name) is None and can_go_on(unit.verb, folder / unit.name):
+        elif _interrupted(folder, unit):
             found["interrupted"].append(unit.name)
     return found
+
+
+def _interrupted(folder: Path, unit: Unit) -> bool:
+    """Whether a unit began, did not end, and left what it can go on from.
+
+    One that failed starts from scratch: what it saved may be what it failed on.
+    """
+    note = read_note(folder, unit.name)
+    began = note is None or note.status == RETRYING
+    return began and can_go_on(unit.verb, folder / unit.name)
 
 
 def _one_thread() -> dict[str, str]:

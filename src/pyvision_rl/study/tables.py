@@ -76,13 +76,13 @@ def to_markdown(result: Mapping[str, Any], figures: Mapping[str, str]) -> str:
 
     Args:
         result: From ``summarize``.
-        figures: Caption -> path, relative to the page.
+        figures: Path, relative to the page -> caption.
     """
     parts = [f"# {sanitize(result['title'] or 'Study')}\n"]
     if result["quick"]:
         parts.append("**Quick: a few steps, the numbers mean nothing.**\n")
     parts += [*_main_tables(result), *_comparisons(result)]
-    parts += [f"![{caption}]({path})\n" for caption, path in figures.items()]
+    parts += [f"![{caption}]({path})\n" for path, caption in figures.items()]
     parts += [*_missing(result), *_seeds(result), *_provenance(result)]
     return "\n".join(parts)
 

@@ -40,9 +40,13 @@ class Shelf:
 
     folder: Path
     problems: list[str] = field(default_factory=list)
+    pinned: frozenset[str] | None = None
+    """The images that count as there; None looks into the folder."""
 
     def has(self, sha256: str) -> bool:
         """Return whether the file of an image is there."""
+        if self.pinned is not None:
+            return sha256 in self.pinned
         return saved_file(sha256, self.folder) is not None
 
     def videos(self) -> Mapping[str, Path]:

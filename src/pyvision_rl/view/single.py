@@ -1,7 +1,7 @@
 """A run as one HTML file: page, scripts, data and images.
 
-In: a run folder or a study. Out: a file, or a refusal before it is written. Its scripts are allowed
-by their hashes, so that no other can run whatever the data say.
+In: a run folder or a study, also one that is being written. Out: a file, or a refusal before it is
+written. Its scripts are allowed by their hashes, so that no other can run whatever the data say.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.media import data_url
 from pyvision_rl.runs_files import TEMPORARY, writing
-from pyvision_rl.view.export import Exported
+from pyvision_rl.view.export import Exported, Report, at_one_moment
 from pyvision_rl.view.limits import ALL_STEPS, Steps
 from pyvision_rl.view.scripts import script
 from pyvision_rl.view.site import PAGE, Options, RunSite, StudySite, open_site, web_file
@@ -39,6 +39,7 @@ def export_file(
     tokens: bool = True,
     against: Path | None = None,
     max_mb: float = MAX_MB,
+    report: Report = lambda _: None,
 ) -> Exported:
     """Write the page of a run or a study, with all it needs, as one file.
 
@@ -49,18 +50,19 @@ def export_file(
         tokens: Whether token ids and log-probabilities are in it.
         against: Another run, whose grades stand beside this one's.
         max_mb: The bound, in millions of bytes.
+        report: Receives lines on the progress.
 
     Raises:
         ConfigError: The file is there already, or would be larger than the bound.
-        RunError: ``run`` is none, or the disk refuses.
+        RunError: ``run`` is none, is written anew again and again, or the disk refuses.
     """
     if file.exists():
         raise ConfigError(f"--single-file {file} is there already; name another")
     site = open_site(run, Options(limits=limits, tokens=tokens, alone=True, against=against))
-    budget = _Budget(round(max_mb * 1e6), file)
-    data = [_EARLY, *_data(site, budget)]
-    page = _assembled(data)
-    budget.add(len(page) - sum(map(len, data)))
+    if isinstance(site, RunSite):
+        page = at_one_moment(site, lambda _: _page(site, file, max_mb), report)
+    else:
+        page = _page(site, file, max_mb)
     partial = file.with_name(file.name + TEMPORARY)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +71,14 @@ def export_file(
     images = len(site.images()) if isinstance(site, RunSite) else 0
     rows = sum(len(s.rows) for s in site.refresh().steps) if isinstance(site, RunSite) else 0
     return Exported(file, rows, images, file.stat().st_size)
+
+
+def _page(site: RunSite | StudySite, file: Path, max_mb: float) -> str:
+    budget = _Budget(round(max_mb * 1e6), file)
+    data = [_EARLY, *_data(site, budget)]
+    page = _assembled(data)
+    budget.add(len(page) - sum(map(len, data)))
+    return page
 
 
 class _Budget:

@@ -27,7 +27,7 @@ from pyvision_rl.view.notes import read_notes
 from pyvision_rl.view.payloads import Shelf, Writer
 from pyvision_rl.view.run import run_payload
 from pyvision_rl.view.scripts import Json, script
-from pyvision_rl.view.steps import ChangedError, StepIndex, records
+from pyvision_rl.view.steps import ChangedError, StepIndex, UnreadableError, records
 from pyvision_rl.view.study import is_study, runs_of, study_payload, study_version
 from pyvision_rl.view.thumbs import thumbnail
 from pyvision_rl.view.tokens import TokenTexts, tokens_payload
@@ -138,17 +138,29 @@ class RunSite:
         self._texts = TokenTexts(self.path, _model(self._info.config))
         self._chunks: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._lock = threading.Lock()
+        self._pinned: Snapshot | None = None
 
     def refresh(self, report: Callable[[str], None] = lambda _: None) -> Snapshot:
-        """Read what is new; see ``RunIndex.refresh``."""
-        return self._index.refresh(report)
+        """Read what is new, see ``RunIndex.refresh``; of a pinned site nothing is."""
+        return self._index.refresh(report) if self._pinned is None else self._pinned
+
+    def pin(self, report: Callable[[str], None] = lambda _: None) -> Snapshot:
+        """Read what is new, and show the trajectories and images of this moment from here on."""
+        self._pinned, self._shelf.pinned = None, None
+        self._pinned = self.refresh(report)
+        self._shelf.pinned = frozenset(self.images())
+        return self._pinned
 
     def run(self, unit: str) -> RunSite | None:
         """Return this site for ""."""
         return None if unit else self
 
     def get(self, name: str, query: Mapping[str, str]) -> Found | None:
-        """Return what lies at a name; None if nothing does."""
+        """Return what lies at a name; None if nothing does.
+
+        Raises:
+            ChangedError: The site is pinned, and the lines that the name is made of are others now.
+        """
         if found := _DATA.fullmatch(name):
             payload = self._data(found[1], query)
             return None if payload is None else Found(_KINDS[".js"], payload)
@@ -158,7 +170,7 @@ class RunSite:
 
     def names(self) -> Iterator[str]:
         """Yield every name, the page last."""
-        snapshot = self._index.refresh()
+        snapshot = self.refresh()
         yield from ("data/run.js", "data/index.js", "data/notes.js")
         if self._other is not None:
             yield "data/other.js"
@@ -173,7 +185,7 @@ class RunSite:
 
     def images(self) -> list[str]:
         """Return the hashes of the images that are named and have files."""
-        named: set[str] = set().union(*(s.images for s in self._index.refresh().steps))
+        named: set[str] = set().union(*(s.images for s in self.refresh().steps))
         return sorted(digest for digest in named if self._shelf.has(digest))
 
     def image_file(self, digest: str) -> Path:
@@ -181,7 +193,7 @@ class RunSite:
         return self._shelf.folder / f"{digest}.png"
 
     def _data(self, name: str, query: Mapping[str, str]) -> bytes | None:
-        snapshot = self._index.refresh()
+        snapshot = self.refresh()
         if name == "run":
             if query.get("after") == snapshot.version:
                 return script("run", unchanged(snapshot.version, self._options))
@@ -195,12 +207,19 @@ class RunSite:
             return script("notes", {"notes": read_notes(self.path, Problems("notes.jsonl"))})
         if name == "other":
             return None if self._other is None else script("other", self._other.payload())
+        return self._read(name)
+
+    def _read(self, name: str) -> bytes | None:
+        """Return a chunk, or its tokens; see ``get``."""
         for _ in range(_TRIES):
             try:
-                return self._chunk(name, self._index.refresh())
+                return self._chunk(name, self.refresh())
             except ChangedError:
                 # The step was written anew since it was indexed.
-                continue
+                if self._pinned is not None:
+                    raise
+            except UnreadableError:
+                return None
         return None
 
     def _run(self, snapshot: Snapshot) -> Json:

@@ -8,12 +8,12 @@ Keeps no trajectory in memory.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from pyvision_rl.runs_codec import SavedRollout, media_of
 from pyvision_rl.runs_decode import decode
@@ -39,6 +39,8 @@ class Row:
     offset: int
     length: int
     """Bytes of its line, and where they begin."""
+    checksum: int
+    """CRC-32 of its line: an index may be older than what the file holds by now."""
     group: int
     """From 0, in its step."""
     rollout: int
@@ -117,12 +119,9 @@ class StepIndex:
 def stamp_of(file: Path) -> str:
     """Return a text that changes with a file; "" if it is not there."""
     try:
-        return _stamp(file.stat())
+        found = file.stat()
     except OSError:
         return ""
-
-
-def _stamp(found: os.stat_result) -> str:
     return f"{found.st_mtime_ns:x}-{found.st_size:x}"
 
 
@@ -152,7 +151,11 @@ def index_step(step: int, file: Path) -> StepIndex:
 
 
 class ChangedError(Exception):
-    """A file is not what was indexed; it has to be indexed again."""
+    """Lines are not what was indexed; their file has to be indexed again."""
+
+
+class UnreadableError(Exception):
+    """Lines are what was indexed, and the rest of what they hold cannot be read."""
 
 
 def records(
@@ -160,23 +163,25 @@ def records(
 ) -> Iterator[tuple[int, SavedRollout]]:
     """Yield the trajectories of a chunk, in order, with the numbers of their groups.
 
+    A file that has only grown still holds them, where they were.
+
     Raises:
-        ChangedError: The file has changed.
+        ChangedError: A line is another by now, or is gone.
+        UnreadableError: The tokens of a line are broken.
     """
     start, end = index.chunks[chunk]
     try:
         with index.file.open("rb") as file:
-            # Of what is open: another file may take the name at any moment.
-            if _stamp(os.fstat(file.fileno())) != index.stamp:
-                raise ChangedError(index.file.name)
             for row in index.rows[start:end]:
                 file.seek(row.offset)
                 content = file.read(row.length)
+                if crc32(content) != row.checksum:
+                    raise ChangedError(index.file.name)
                 line = parsed(content) if tokens else _without_tokens(content)
                 try:
                     saved = decode(line if isinstance(line, dict) else {})
                 except _FAULTS as error:
-                    raise ChangedError(index.file.name) from error
+                    raise UnreadableError(index.file.name) from error
                 yield row.group, saved
     except OSError as error:
         raise ChangedError(index.file.name) from error
@@ -261,6 +266,7 @@ def _row(saved: SavedRollout, raw: Raw) -> Row:
     return Row(
         offset=raw.offset,
         length=len(raw.content),
+        checksum=crc32(raw.content),
         group=-1,
         rollout=t.rollout,
         task=saved.task.id,

@@ -13,7 +13,7 @@ from typing import Any
 
 from pyvision_rl.errors import RunError
 from pyvision_rl.runs import read_info
-from pyvision_rl.study.notes import read_note
+from pyvision_rl.study.notes import RETRYING, read_note
 from pyvision_rl.view import SCHEMA
 from pyvision_rl.view.lines import read_json
 from pyvision_rl.view.run import metrics_of
@@ -48,8 +48,8 @@ def study_version(path: Path) -> str:
 def study_payload(path: Path) -> Json:
     """Return the content of a study's ``data/run.js``."""
     problems: list[str] = []
-    config = read_json(path / FILE, problems)
-    config = config if isinstance(config, dict) else {}
+    content = _object(read_json(path / FILE, problems))
+    config = _object(content.get("config"))
     runs = runs_of(path)
     result = read_json(path / "result.json", problems)
     variants = [
@@ -75,7 +75,7 @@ def study_payload(path: Path) -> Json:
         "study": {
             "title": str(config.get("title", "")),
             "seeds": config.get("seeds", []),
-            "quick": bool(config.get("quick")),
+            "quick": bool(content.get("quick")),
             "variants": variants,
             "result": result,
             "tables": _text(path / "tables.md", problems),
@@ -84,6 +84,11 @@ def study_payload(path: Path) -> Json:
         "media": "full",
         "num_media": {"named": 0, "here": 0},
     }
+
+
+def _object(value: Any) -> Json:
+    """Return an object of a file; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _named(path: Path, config: Json) -> Iterator[tuple[str, str, str]]:
@@ -144,7 +149,7 @@ def _status(path: Path, unit: str, *, there: bool, problems: list[str]) -> str:
     except RunError as error:
         problems.append(str(error))
         note = None
-    if note is not None:
+    if note is not None and note.status != RETRYING:
         return note.status
     return "running" if there else "none"
 

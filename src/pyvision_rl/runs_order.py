@@ -3,13 +3,16 @@
 In: what each line tells of its place: its task's place in the set, which evaluations write, and the
 number of the sample. Out: the numbers of the lines that count. An evaluation that is running or was
 killed leaves its lines in the order in which episodes ended, and two of a sample that was run
-again. Reads no file.
+again. RL writes a trajectory that it carried again with the next step. Reads no file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+from pyvision_rl.runs import CARRIED
+from pyvision_rl.runs_codec import SavedRollout
 
 
 def in_order(places: Sequence[tuple[Any, Any]]) -> list[int]:
@@ -23,3 +26,13 @@ def in_order(places: Sequence[tuple[Any, Any]]) -> list[int]:
         return list(range(len(places)))
     last = {place: line for line, place in enumerate(places)}
     return [last[place] for place in sorted(last)]
+
+
+def comes_again(saved: SavedRollout, last: int) -> bool:
+    """Return whether a trajectory is written again with a later step.
+
+    Args:
+        saved: As it was read, with its step.
+        last: The last step of the run; what that one carries is written nowhere else.
+    """
+    return saved.reason == CARRIED and saved.step != last

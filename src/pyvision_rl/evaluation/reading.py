@@ -1,7 +1,8 @@
 """The episodes of any run folder as an evaluation reads them, one at a time.
 
 In: a run folder. Out: (place of the task, saved episode) pairs, those of an evaluation by task and
-sample, others in the order of the files; pictures by the path of their file. Changes nothing.
+sample, others in the order of the files; pictures by the path of their file. A trajectory that RL
+carried from step to step comes once, with the last of them. Changes nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pyvision_rl.evaluation.items import Item, item_of
 from pyvision_rl.runs import RunReader, read_rollouts, step_files
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.runs_files import read_lines
-from pyvision_rl.runs_order import in_order
+from pyvision_rl.runs_order import comes_again, in_order
 
 
 class Episodes:
@@ -35,7 +36,7 @@ class Episodes:
 
     @property
     def superseded(self) -> int:
-        """How many lines so far a later one of the same sample stood for: it was run again."""
+        """How many lines so far a later one stood for: it was run again, or carried on."""
         return sum(self._superseded.values())
 
     @property
@@ -68,6 +69,9 @@ class Episodes:
             if before is None or not _follows(before, saved):
                 self._next += 1
             before = saved
+            if comes_again(saved, self.steps[-1]):
+                self._superseded[step] += 1
+                continue
             yield self._next - 1 if index is None else index, saved
         if _inode(file) != inode:
             raise RunError(f"{file} was replaced while it was read: its run goes on; try again")

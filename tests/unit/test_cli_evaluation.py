@@ -172,6 +172,19 @@ def test_evaluate_rescore_compare_and_export(here: Path) -> None:
     assert "not an empty folder" in refused("export-log", "b", "--out", "log")
 
 
+def test_a_category_is_shown_as_it_is_called(here: Path) -> None:
+    names = ("algebra [/hard]", "[red]", "bar \x1b[2J")
+    rows = [{"question": "?", "answer": "1", "category": name} for name in names]
+    (here / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = ('tasks.name="jsonl"', 'tasks.path="rows.jsonl"', "tasks.options={}")
+    more = [word for key in tasks for word in ("--set", key)]
+    done = pvrl("eval", "run.toml", *more, "--out", "a")
+    assert done.exit_code == 0, done.output
+    for name in (*names[:2], "bar \u241b[2J"):
+        assert f"categories.{name}.accuracy" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
 def test_a_judge_that_nobody_would_ask_is_refused(here: Path) -> None:
     typed = ("--out", "a", "--set", 'rewards.name="match"')
     assert pvrl("eval", "run.toml", *typed).exit_code == 0

@@ -21,6 +21,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pyvision_rl.cli.report import Reporter
 from pyvision_rl.config import Config
@@ -215,9 +216,13 @@ def to_json(result: Any) -> Any:
 
 def result_table(values: dict[str, Any]) -> Table:
     """Return a result as a table: dotted name, value."""
+    from pyvision_rl.show import sanitize
+
     table = Table("result", "value", box=None, pad_edge=False)
     for key, value in _flat(values, ""):
-        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+        told = f"{value:.4g}" if isinstance(value, float) else str(value)
+        # Names of categories are the data's: a plain str would be read as markup.
+        table.add_row(Text(sanitize(key)), Text(sanitize(told)))
     return table
 
 

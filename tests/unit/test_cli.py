@@ -120,6 +120,9 @@ def test_a_synthesis_shows_what_it_kept_and_why_not_the_rest(here):
         "rejected.duplicate": "3",
     }
     assert result.stdout.splitlines()[-1] == "next: pvrl show made"
+    shown = pvrl("show", "made")
+    assert shown.exit_code == 0, shown.output
+    assert ["rejected.duplicate", "3"] in [line.split() for line in shown.stdout.splitlines()]
     again = pvrl("synthesize", "--resume", "made", "--json")
     assert json.loads(again.stdout)["result"]["rejected"] == {"duplicate": 3}
 

@@ -216,10 +216,11 @@ def to_json(result: Any) -> Any:
 
 def result_table(values: dict[str, Any]) -> Table:
     """Return a result as a table: dotted name, value."""
+    from pyvision_rl.present import flat
     from pyvision_rl.show import sanitize
 
     table = Table("result", "value", box=None, pad_edge=False)
-    for key, value in _flat(values, ""):
+    for key, value in flat(values):
         told = f"{value:.4g}" if isinstance(value, float) else str(value)
         # Names of categories are the data's: a plain str would be read as markup.
         table.add_row(Text(sanitize(key)), Text(sanitize(told)))
@@ -334,12 +335,3 @@ def _show_plan(name: str, options: Options, config: Config, source: Path) -> Non
         say(f"next: pvrl check config {source}")
     if sizes and sizes.fits == "no":
         raise typer.Exit(1)
-
-
-def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value

@@ -80,6 +80,11 @@ def test_options_stand_for_keys(here: Path) -> None:
     assert section["ids"] == ["item-3", "item-1", "item\u20289"]
     assert config["rewards"]["judge"]["max_calls"] == 7
     assert planned("run.toml", "--ids", " a, b ")["eval"]["ids"] == ["a", "b"]
+    # A list may be longer than the name of a file can be, and a file may begin with a mark.
+    many = [f"item-{number:05d}" for number in range(500)]
+    assert planned("run.toml", "--ids", ",".join(many))["eval"]["ids"] == many
+    (here / "marked.txt").write_bytes("a\r\nb\r\n".encode("utf-8-sig"))
+    assert planned("run.toml", "--ids", "marked.txt")["eval"]["ids"] == ["a", "b"]
     # What is set by its own name wins.
     assert (
         planned("run.toml", "--limit", "4", "--set", "eval.num_tasks=5")["eval"]["num_tasks"] == 5

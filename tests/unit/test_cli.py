@@ -23,6 +23,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.config_file import dump_config
 from pyvision_rl.errors import ConfigError, TrainError
 from pyvision_rl.media import image_media, write_png
+from pyvision_rl.runs import RunWriter
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
@@ -142,6 +143,18 @@ def test_show_reads_a_run_back(here):
     assert "Traceback" not in wrong.output
 
 
+def test_numbers_that_json_does_not_know_are_words_as_in_run_files(here):
+    with RunWriter(here / "made", Config(), "rl") as writer:
+        writer.metrics(1, {"a": float("nan"), "b": float("-inf"), "c": 0.5})
+
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    told = json.loads(pvrl("show", "made", "--json").stdout, parse_constant=refuse)
+    (line,) = told["metrics"]
+    assert (line["a"], line["b"], line["c"]) == ("nan", "-inf", 0.5)
+
+
 def test_out_folder_that_is_used_is_refused_and_left_alone(here):
     (here / "full").mkdir()
     (here / "full" / "notes.txt").write_text("mine")
@@ -174,6 +187,10 @@ def test_failed_start_leaves_no_empty_folder(here):
         (["check", "tasks", "no.jsonl"], ("no.jsonl",)),
         (["check", "tasks", "a.jsonl", "--set", "seed=1"], ("--set",)),
         (["rl", "--nothing"], ("--nothing",)),
+        (["rollout", "run.toml", "--device-memory-gb", "80"], ("belongs to --dry-run",)),
+        (["show", "x", "--json", "--step", "1"], ("whole run", "--step", "export-log x")),
+        (["show", "x", "--json", "--task", "a"], ("whole run", "--task")),
+        (["show", "x", "--json", "--rollout", "0"], ("whole run", "--rollout")),
         (["nothing"], ("nothing",)),
     ],
 )

@@ -29,6 +29,7 @@ from pyvision_rl.config_file import find_config, load_config, resolved
 from pyvision_rl.errors import ConfigError, PVRLError
 from pyvision_rl.registry import missing
 from pyvision_rl.resuming import can_go_on
+from pyvision_rl.runs_codec import number
 from pyvision_rl.train.interrupts import Interrupted
 
 P = ParamSpec("P")
@@ -148,6 +149,8 @@ def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: s
         PVRLError: The run failed.
         InterruptedRun: Ctrl-C.
     """
+    if options.device_memory_gb is not None and not options.dry_run:
+        raise ConfigError("--device-memory-gb belongs to --dry-run; a run does not look at it")
     source = source_of(options)
     config = load_config(source, options.overrides)
     if options.dry_run:
@@ -201,8 +204,16 @@ def complain(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Write one JSON value to stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Write one JSON value to stdout; what is no finite number as the word that run files have."""
+    typer.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return number(value) if isinstance(value, float) else value
 
 
 def to_json(result: Any) -> Any:

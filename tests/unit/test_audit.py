@@ -255,7 +255,7 @@ def test_the_verb_prints_one_table_and_writes_every_finding(tmp_path: Path) -> N
     several = saved("No", "yes", last=r"<answer>\boxed{[red]\x1b[2J} \boxed{yes}</answer>")
     run, _ = run_of(tmp_path / "run", saved("No", "yes"), saved("No", "Yes."), several)
     before = sorted((f, f.read_bytes()) for f in run.rglob("*") if f.is_file())
-    file = tmp_path / "audit.json"
+    file = tmp_path / "not" / "there" / "audit.json"
     done = CliRunner().invoke(app, ["audit", str(run), "--json", str(file), "--examples", "1"])
     assert done.exit_code == 0, done.output
     assert "stored right, rules wrong" in done.output
@@ -276,6 +276,10 @@ def test_a_run_without_findings_and_no_run_at_all(tmp_path: Path) -> None:
     assert "0 findings in 1 graded trajectories" in done.output
     with pytest.raises(RunError):
         audit(tmp_path / "nothing", config)
+    (tmp_path / "file").write_text("")
+    none = CliRunner().invoke(app, ["audit", str(run), "--json", str(tmp_path / "file" / "x")])
+    assert none.exit_code == 2
+    assert "cannot make" in none.output
     none = CliRunner().invoke(app, ["audit", str(tmp_path / "nothing")])
     assert none.exit_code == 1
     assert "is no run folder" in none.output

@@ -43,6 +43,13 @@ max_new_tokens = 400
 [rollout]
 group_size = 2
 """
+NOTHING = """
+[tasks]
+name = "tests.eval_fakes:Many"
+options = { count = 0 }
+[policy]
+name = "scripted"
+"""
 
 
 @pytest.fixture
@@ -192,6 +199,9 @@ def test_failed_start_leaves_no_empty_folder(here):
         (["show", "x", "--json", "--task", "a"], ("whole run", "--task")),
         (["show", "x", "--json", "--rollout", "0"], ("whole run", "--rollout")),
         (["nothing"], ("nothing",)),
+        (["rollout", "run.toml", "--out", "run.toml/x/y"], ("--out run.toml/x/y", "Not a dir")),
+        (["check", "tasks", "run.toml", "--report", "."], ("--report . is a folder",)),
+        (["check", "tasks", "run.toml", "--report", "run.toml/x"], ("--report run.toml/x",)),
     ],
 )
 def test_bad_usage_exits_2_with_one_message(here, arguments, words):
@@ -201,6 +211,22 @@ def test_bad_usage_exits_2_with_one_message(here, arguments, words):
         assert word in result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.output
+
+
+def test_a_file_in_place_of_the_folder_of_runs_is_bad_usage(here):
+    (here / "runs").write_text("mine")
+    result = pvrl("rollout", "run.toml")
+    assert result.exit_code == 2
+    assert "without --out: cannot make runs: File exists" in result.stderr
+
+
+@pytest.mark.parametrize("verb", [("check", "tasks"), ("check", "policy"), ("eval",), ("rollout",)])
+def test_a_task_set_without_tasks_is_an_error(here, verb):
+    (here / "none.toml").write_text(NOTHING)
+    result = pvrl(*verb, "none.toml")
+    assert result.exit_code == 1, result.output
+    assert "tasks] tests.eval_fakes:Many: holds no tasks" in result.stderr
+    assert "Error" not in result.stderr
 
 
 def test_debug_shows_the_traceback(here):
@@ -234,9 +260,10 @@ def test_sound_tasks_pass(here):
     name = write_png(image_media(_image()), here).name
     rows = [{"id": f"t{i}", "question": "q?", "answer": str(i), "image": name} for i in range(3)]
     (here / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    result = pvrl("check", "tasks", "t.jsonl")
+    result = pvrl("check", "tasks", "t.jsonl", "--report", "not/there/report.json")
     assert result.exit_code == 0, result.output
     assert "checks, 0 failed" in result.stdout
+    assert json.loads((here / "not/there/report.json").read_text())["failed"] == 0
 
 
 def _image():

@@ -214,3 +214,5 @@ def test_rescoring_into_something_that_is_there_is_refused(here: Path) -> None:
     assert "not an empty folder" in refused("rescore", "a", "--out", "a")
     assert "reaches [eval]" in refused("rescore", "a", "--out", "b", "--set", "eval.samples=2")
     assert not Path("b").exists()
+    for verb in (("eval", "run.toml"), ("rescore", "a")):
+        assert "cannot make run.toml/x: Not a directory" in refused(*verb, "--out", "run.toml/x")

@@ -294,11 +294,11 @@ def new_folder(out: Path) -> Iterator[None]:
     """Make a folder; one that stays empty is taken away again.
 
     Raises:
-        ConfigError: It is there already, and not empty.
+        ConfigError: It is there already, and not empty; or it cannot be made.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already and not an empty folder; name another")
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out, f"--out {out}")
     try:
         yield
     finally:
@@ -306,14 +306,39 @@ def new_folder(out: Path) -> Iterator[None]:
             out.rmdir()
 
 
+def _make(folder: Path, what: str) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        ConfigError: The disk refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot make {folder}: {error.strerror}") from error
+
+
+def writable(option: str, file: Path | None) -> None:
+    """Make the folder of a file that will be written, before the work it is to hold.
+
+    Raises:
+        ConfigError: It cannot be made, or the file is a folder.
+    """
+    if file is not None:
+        _make(file.parent, f"{option} {file}")
+        if file.is_dir():
+            raise ConfigError(f"{option} {file} is a folder; name a file")
+
+
 def _claim(name: str, source: Path) -> Path:
     """Make and return the first free ``runs/<verb>-<config>-<n>``."""
     stem = re.sub(r"-\d+$", "", _label(source)).removeprefix(f"{name}-")
     number = 1
+    _make(Path("runs"), "without --out")
     while True:
         out = Path("runs") / f"{name}-{stem}-{number}"
         try:
-            out.mkdir(parents=True)
+            out.mkdir()
         except FileExistsError:
             number += 1
         else:

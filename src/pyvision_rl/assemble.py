@@ -16,7 +16,7 @@ from pyvision_rl import policy as policies
 from pyvision_rl import sandbox as sandboxes
 from pyvision_rl import tasks as task_sets
 from pyvision_rl.config import Config, SandboxConfig, TasksConfig
-from pyvision_rl.errors import ConfigError
+from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.parsing import CODE_CLOSE
 from pyvision_rl.policy.base import Counted
 from pyvision_rl.prompts import PromptBuilder
@@ -95,11 +95,13 @@ def build_tasks(config: TasksConfig | None, key: str = "tasks") -> TaskSet:
 
     Raises:
         ConfigError: The section is missing or names no known task set.
-        TaskError: The task set's file is broken.
+        TaskError: The task set's file is broken, or it holds no tasks.
     """
     if config is None:
         raise ConfigError(f"[{key}] is missing: name a task set")
     made: TaskSet = resolve(config.name, task_sets.TABLE, f"{key}.name")(config)
+    if len(made) == 0:
+        raise TaskError(f"[{key}] {config.name}: holds no tasks")
     return made
 
 

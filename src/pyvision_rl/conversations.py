@@ -14,8 +14,9 @@ from pathlib import Path
 
 from pyvision_rl.parsing import CODE_CLOSE
 from pyvision_rl.rendering.base import Renderer
-from pyvision_rl.runs import CARRIED, RunReader, read_info, read_rollouts
+from pyvision_rl.runs import RunReader, read_info
 from pyvision_rl.runs_codec import SavedRollout
+from pyvision_rl.runs_order import comes_again, counted
 from pyvision_rl.types import Completion, Message, Segment, StopReason, Trajectory
 
 SYNTHESIZE = "synthesize"
@@ -75,8 +76,11 @@ def learnable(path: Path) -> Iterator[tuple[SavedRollout, bool]]:
     folder = path if path.is_dir() else path.parent.parent
     chosen = (folder / "run.json").exists() and read_info(folder).verb == SYNTHESIZE
     last = max(RunReader(path).steps(), default=0) if path.is_dir() else None
-    for saved in RunReader(path).trajectories() if path.is_dir() else read_rollouts(path):
-        if saved.reason == CARRIED and last not in (None, saved.step):
+    records = (
+        RunReader(path).trajectories() if path.is_dir() else (s for _, s in counted(path, [])[1])
+    )
+    for saved in records:
+        if last is not None and comes_again(saved, last):
             continue
         reward = saved.trajectory.reward
         yield saved, reward is not None and reward.correct and (saved.kept or not chosen)

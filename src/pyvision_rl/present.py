@@ -1,7 +1,7 @@
 """What those who run many runs show alike: tables, a look, the machine, the end of a log.
 
-In: cells, or a file. Out: Markdown; settings for matplotlib; facts of this machine; lines. Draws
-nothing and knows no result.
+In: cells, nested values, or a file. Out: Markdown; rows; settings for matplotlib; facts of this
+machine; lines. Draws nothing and knows no result.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,15 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested values under dotted names."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def last_lines(file: Path, count: int) -> list[str]:

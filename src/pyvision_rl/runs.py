@@ -191,7 +191,7 @@ class RunReader:
         self.path = Path(path)
         self.info = read_info(self.path)
         self.problems: list[str] = []
-        """What had to be skipped so far, each once: lines cut by a killed process."""
+        """What had to be skipped so far, each once: lines cut by a killed process, or run again."""
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``: ``step``, ``time`` and the values."""
@@ -207,17 +207,24 @@ class RunReader:
         return tuple(sorted(step_files(self.path)))
 
     def trajectories(self, step: int | None = None) -> Iterator[SavedRollout]:
-        """Yield the trajectories of one step, or of all in order.
+        """Yield the trajectories of one step, or of all in order; of a sample run again the last.
 
         Raises:
-            RunError: That step was not written, or a line cannot be understood.
+            RunError: That step was not written, a line cannot be understood, or the file was
+                replaced meanwhile.
         """
+        # Nobody who only writes runs needs it.
+        from pyvision_rl.runs_order import counted
+
         steps = sorted(files := step_files(self.path))
         if step is not None and step not in files:
             have = f"{steps[0]} to {steps[-1]}" if steps else "none"
             raise RunError(f"{self.path}: no rollouts of step {step}; there are: {have}")
         for each in steps if step is None else (step,):
-            yield from read_rollouts(files[each], problems=self.problems)
+            again, records = counted(files[each], self.problems)
+            problem = f"{files[each].name}: {again} lines are of samples that were run again"
+            self.problems.extend([problem] if again and problem not in self.problems else [])
+            yield from (saved for _, saved in records)
 
     def size(self) -> dict[str, int]:
         """Return bytes by part of the folder (a folder's or file's name), and "total"."""

@@ -28,6 +28,7 @@ from rich.text import Text
 from pyvision_rl.errors import RunError
 from pyvision_rl.frames_seen import frames_seen
 from pyvision_rl.parsing import split_code
+from pyvision_rl.present import flat
 from pyvision_rl.runs import RunReader
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.types import (
@@ -128,17 +129,31 @@ def _summary(reader: RunReader) -> RenderableType:
     parts: list[RenderableType] = [_fields(fields)]
     if metrics:
         parts += [_heading(f"metrics ({len(metrics)} lines)", "cyan"), _metrics_table(metrics)]
-    parts += _result(reader.path / "result.json")
+    parts += _result(reader.path / "result.json", reader.problems)
     notes = [f"{e.get('name')}: {e.get('text')}" for e in reader.events()] + reader.problems
     parts += [_text(note, "yellow") for note in notes]
     return Group(*parts)
 
 
-def _result(file: Path) -> list[RenderableType]:
-    """Return what an evaluation found, if this is one: a row per number, a column per category."""
+def _result(file: Path, problems: list[str]) -> list[RenderableType]:
+    """Return what the run found, if it says so; a file that cannot be read is a problem."""
     if not file.exists():
         return []
-    result = json.loads(file.read_bytes())
+    try:
+        result = json.loads(file.read_bytes())
+        told = _by_category(result) if "overall" in result else _counts(result)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        problems.append(f"{file.name} cannot be read: {error!r}")
+        return []
+    return [_heading("result", "cyan"), told]
+
+
+def _counts(result: Mapping[str, Any]) -> Table:
+    return _fields({name: _value(value) for name, value in flat(result)})
+
+
+def _by_category(result: Mapping[str, Any]) -> Table:
+    """Return an evaluation's result: a row per number, a column per category."""
     columns = {"all": result["overall"], **result["categories"]}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
@@ -147,7 +162,7 @@ def _result(file: Path) -> list[RenderableType]:
     # A category without videos has no numbers of frames.
     for name in result["overall"]:
         table.add_row(name, *(_text(_value(numbers.get(name))) for numbers in columns.values()))
-    return [_heading("result", "cyan"), table]
+    return table
 
 
 def _metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:

@@ -30,6 +30,7 @@ def unit_of(module: str) -> str:
         "runs_codec": "runs",
         "runs_decode": "runs",
         "runs_files": "runs",
+        "runs_lock": "runs",
         "runs_order": "runs",
         "runs_videos": "runs",
         "sft_format": "conversations",

@@ -19,7 +19,7 @@ from pyvision_rl.config import Config, RewardsConfig
 from pyvision_rl.errors import ConfigError, RunError
 from pyvision_rl.media import image_media
 from pyvision_rl.rewards.judge import Judge, JudgeGrader
-from pyvision_rl.runs import RunWriter
+from pyvision_rl.runs import CARRIED, RunWriter
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.testing.fake_openai import FakeOpenAI
 from pyvision_rl.types import (
@@ -238,11 +238,24 @@ def test_what_was_not_graded_is_counted_and_not_judged(tmp_path: Path) -> None:
     assert (found.trajectories, found.graded, found.findings) == (1, 0, ())
 
 
+def test_a_trajectory_that_was_carried_counts_once_where_it_was_carried_to(tmp_path: Path) -> None:
+    config = Config()
+    wrong, late = saved("7", "8"), saved("7", "7")
+    with RunWriter(tmp_path / "run", config, "rl") as writer:
+        writer.rollouts(1, [replace(wrong, reason=CARRIED)])
+        # The run ends before the second one is used.
+        writer.rollouts(2, [wrong, replace(late, reason=CARRIED)])
+    found = audit(tmp_path / "run", config)
+    assert (found.trajectories, found.graded, found.superseded) == (2, 2, 1)
+    assert [f.step for f in found.findings if f.kind == "stored right, rules wrong"] == [2]
+    assert found.notes[-1].startswith("1 lines are of trajectories carried to a later step")
+
+
 def test_the_verb_prints_one_table_and_writes_every_finding(tmp_path: Path) -> None:
     several = saved("No", "yes", last=r"<answer>\boxed{[red]\x1b[2J} \boxed{yes}</answer>")
     run, _ = run_of(tmp_path / "run", saved("No", "yes"), saved("No", "Yes."), several)
     before = sorted((f, f.read_bytes()) for f in run.rglob("*") if f.is_file())
-    file = tmp_path / "audit.json"
+    file = tmp_path / "not" / "there" / "audit.json"
     done = CliRunner().invoke(app, ["audit", str(run), "--json", str(file), "--examples", "1"])
     assert done.exit_code == 0, done.output
     assert "stored right, rules wrong" in done.output
@@ -263,6 +276,10 @@ def test_a_run_without_findings_and_no_run_at_all(tmp_path: Path) -> None:
     assert "0 findings in 1 graded trajectories" in done.output
     with pytest.raises(RunError):
         audit(tmp_path / "nothing", config)
+    (tmp_path / "file").write_text("")
+    none = CliRunner().invoke(app, ["audit", str(run), "--json", str(tmp_path / "file" / "x")])
+    assert none.exit_code == 2
+    assert "cannot make" in none.output
     none = CliRunner().invoke(app, ["audit", str(tmp_path / "nothing")])
     assert none.exit_code == 1
     assert "is no run folder" in none.output

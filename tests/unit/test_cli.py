@@ -23,6 +23,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.config_file import dump_config
 from pyvision_rl.errors import ConfigError, TrainError
 from pyvision_rl.media import image_media, write_png
+from pyvision_rl.runs import RunWriter
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
@@ -41,6 +42,13 @@ name = "scripted"
 max_new_tokens = 400
 [rollout]
 group_size = 2
+"""
+NOTHING = """
+[tasks]
+name = "tests.eval_fakes:Many"
+options = { count = 0 }
+[policy]
+name = "scripted"
 """
 
 
@@ -120,6 +128,9 @@ def test_a_synthesis_shows_what_it_kept_and_why_not_the_rest(here):
         "rejected.duplicate": "3",
     }
     assert result.stdout.splitlines()[-1] == "next: pvrl show made"
+    shown = pvrl("show", "made")
+    assert shown.exit_code == 0, shown.output
+    assert ["rejected.duplicate", "3"] in [line.split() for line in shown.stdout.splitlines()]
     again = pvrl("synthesize", "--resume", "made", "--json")
     assert json.loads(again.stdout)["result"]["rejected"] == {"duplicate": 3}
 
@@ -137,6 +148,18 @@ def test_show_reads_a_run_back(here):
     wrong = pvrl("show", "made", "--step", "9")
     assert wrong.exit_code == 1
     assert "Traceback" not in wrong.output
+
+
+def test_numbers_that_json_does_not_know_are_words_as_in_run_files(here):
+    with RunWriter(here / "made", Config(), "rl") as writer:
+        writer.metrics(1, {"a": float("nan"), "b": float("-inf"), "c": 0.5})
+
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    told = json.loads(pvrl("show", "made", "--json").stdout, parse_constant=refuse)
+    (line,) = told["metrics"]
+    assert (line["a"], line["b"], line["c"]) == ("nan", "-inf", 0.5)
 
 
 def test_out_folder_that_is_used_is_refused_and_left_alone(here):
@@ -171,7 +194,14 @@ def test_failed_start_leaves_no_empty_folder(here):
         (["check", "tasks", "no.jsonl"], ("no.jsonl",)),
         (["check", "tasks", "a.jsonl", "--set", "seed=1"], ("--set",)),
         (["rl", "--nothing"], ("--nothing",)),
+        (["rollout", "run.toml", "--device-memory-gb", "80"], ("belongs to --dry-run",)),
+        (["show", "x", "--json", "--step", "1"], ("whole run", "--step", "export-log x")),
+        (["show", "x", "--json", "--task", "a"], ("whole run", "--task")),
+        (["show", "x", "--json", "--rollout", "0"], ("whole run", "--rollout")),
         (["nothing"], ("nothing",)),
+        (["rollout", "run.toml", "--out", "run.toml/x/y"], ("--out run.toml/x/y", "Not a dir")),
+        (["check", "tasks", "run.toml", "--report", "."], ("--report . is a folder",)),
+        (["check", "tasks", "run.toml", "--report", "run.toml/x"], ("--report run.toml/x",)),
     ],
 )
 def test_bad_usage_exits_2_with_one_message(here, arguments, words):
@@ -181,6 +211,22 @@ def test_bad_usage_exits_2_with_one_message(here, arguments, words):
         assert word in result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.output
+
+
+def test_a_file_in_place_of_the_folder_of_runs_is_bad_usage(here):
+    (here / "runs").write_text("mine")
+    result = pvrl("rollout", "run.toml")
+    assert result.exit_code == 2
+    assert "without --out: cannot make runs: File exists" in result.stderr
+
+
+@pytest.mark.parametrize("verb", [("check", "tasks"), ("check", "policy"), ("eval",), ("rollout",)])
+def test_a_task_set_without_tasks_is_an_error(here, verb):
+    (here / "none.toml").write_text(NOTHING)
+    result = pvrl(*verb, "none.toml")
+    assert result.exit_code == 1, result.output
+    assert "tasks] tests.eval_fakes:Many: holds no tasks" in result.stderr
+    assert "Error" not in result.stderr
 
 
 def test_debug_shows_the_traceback(here):
@@ -214,9 +260,10 @@ def test_sound_tasks_pass(here):
     name = write_png(image_media(_image()), here).name
     rows = [{"id": f"t{i}", "question": "q?", "answer": str(i), "image": name} for i in range(3)]
     (here / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    result = pvrl("check", "tasks", "t.jsonl")
+    result = pvrl("check", "tasks", "t.jsonl", "--report", "not/there/report.json")
     assert result.exit_code == 0, result.output
     assert "checks, 0 failed" in result.stdout
+    assert json.loads((here / "not/there/report.json").read_text())["failed"] == 0
 
 
 def _image():

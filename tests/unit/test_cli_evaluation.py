@@ -80,6 +80,11 @@ def test_options_stand_for_keys(here: Path) -> None:
     assert section["ids"] == ["item-3", "item-1", "item\u20289"]
     assert config["rewards"]["judge"]["max_calls"] == 7
     assert planned("run.toml", "--ids", " a, b ")["eval"]["ids"] == ["a", "b"]
+    # A list may be longer than the name of a file can be, and a file may begin with a mark.
+    many = [f"item-{number:05d}" for number in range(500)]
+    assert planned("run.toml", "--ids", ",".join(many))["eval"]["ids"] == many
+    (here / "marked.txt").write_bytes("a\r\nb\r\n".encode("utf-8-sig"))
+    assert planned("run.toml", "--ids", "marked.txt")["eval"]["ids"] == ["a", "b"]
     # What is set by its own name wins.
     assert (
         planned("run.toml", "--limit", "4", "--set", "eval.num_tasks=5")["eval"]["num_tasks"] == 5
@@ -172,6 +177,19 @@ def test_evaluate_rescore_compare_and_export(here: Path) -> None:
     assert "not an empty folder" in refused("export-log", "b", "--out", "log")
 
 
+def test_a_category_is_shown_as_it_is_called(here: Path) -> None:
+    names = ("algebra [/hard]", "[red]", "bar \x1b[2J")
+    rows = [{"question": "?", "answer": "1", "category": name} for name in names]
+    (here / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = ('tasks.name="jsonl"', 'tasks.path="rows.jsonl"', "tasks.options={}")
+    more = [word for key in tasks for word in ("--set", key)]
+    done = pvrl("eval", "run.toml", *more, "--out", "a")
+    assert done.exit_code == 0, done.output
+    for name in (*names[:2], "bar \u241b[2J"):
+        assert f"categories.{name}.accuracy" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
 def test_a_judge_that_nobody_would_ask_is_refused(here: Path) -> None:
     typed = ("--out", "a", "--set", 'rewards.name="match"')
     assert pvrl("eval", "run.toml", *typed).exit_code == 0
@@ -196,3 +214,5 @@ def test_rescoring_into_something_that_is_there_is_refused(here: Path) -> None:
     assert "not an empty folder" in refused("rescore", "a", "--out", "a")
     assert "reaches [eval]" in refused("rescore", "a", "--out", "b", "--set", "eval.samples=2")
     assert not Path("b").exists()
+    for verb in (("eval", "run.toml"), ("rescore", "a")):
+        assert "cannot make run.toml/x: Not a directory" in refused(*verb, "--out", "run.toml/x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from test_evaluation_runs import config, told
 
 from pyvision_rl.collect import run_rollout
 from pyvision_rl.errors import ConfigError, RewardError, RunError
+from pyvision_rl.evaluation.compare import compare
+from pyvision_rl.evaluation.export import export_log
 from pyvision_rl.evaluation.rescore import rescore, rescore_config
 from pyvision_rl.evaluation.run import run_eval
-from pyvision_rl.runs import RunReader, read_info
+from pyvision_rl.runs import CARRIED, RunReader, RunWriter, read_info
 from tests.eval_fakes import SeedTeller
 
 
@@ -142,6 +145,27 @@ def test_only_the_grading_can_change(run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="no run folder"):
         rescore(tmp_path / "empty", tmp_path / "out", rescore_config(run))
+
+
+def test_a_trajectory_that_was_carried_is_one_episode(tmp_path: Path) -> None:
+    wanted = config(rollout={"group_size": 2}, rewards={"tool_use_per_call": 0.0})
+    run_rollout(wanted, tmp_path / "made")
+    made = list(RunReader(tmp_path / "made").trajectories())
+    first, second, third = made[0:2], made[2:4], made[4:6]
+    waiting = [replace(saved, reason=CARRIED) for saved in second]
+    with RunWriter(tmp_path / "run", wanted, "rl") as writer:
+        writer.rollouts(1, [*first, *waiting])
+        # The run ends before the last one is used.
+        writer.rollouts(2, [*waiting])
+        writer.rollouts(3, [*second, *(replace(saved, reason=CARRIED) for saved in third)])
+    found = rescore(tmp_path / "run", tmp_path / "again", rescore_config(tmp_path / "run"))
+    assert (found.episodes, told(tmp_path / "again")["rescored"]["superseded"]) == (6, 4)
+    estimates = told(tmp_path / "again")["estimates"]
+    assert set(estimates["overall"]["pass_at"]) == {"1", "2"}
+    counts = export_log(tmp_path / "run", tmp_path / "log", "openai")
+    assert (counts.episodes, counts.superseded) == (6, 4)
+    same = compare(tmp_path / "run", tmp_path / "again")
+    assert (same.overall.items, same.overall.difference, same.superseded) == (3, 0.0, 4)
 
 
 def test_runs_of_other_verbs_are_graded_again_too(tmp_path: Path) -> None:

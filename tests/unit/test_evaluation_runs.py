@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import random
 import shutil
 from collections import Counter
@@ -261,6 +264,37 @@ def test_progress_counts_episodes(tmp_path: Path) -> None:
     run_eval(config(), tmp_path / "run", report=said.append)
     assert said[0] == "evaluated 0 of 20 episodes"
     assert said[-1] == "evaluated 20 of 20 episodes"
+
+
+def test_a_second_evaluation_is_kept_out_of_a_folder(tmp_path: Path) -> None:
+    out, refused = tmp_path / "out", list[str]()
+
+    def second(text: str) -> None:
+        if (out / "run.json").exists():
+            there = rf"an evaluation is running there \(process {os.getpid()}\)"
+            with pytest.raises(RunError, match=there):
+                run_eval(config(), out, resume=out)
+            refused.append(text)
+
+    run_eval(config(), out, report=second)
+    assert "evaluated 20 of 20 episodes" in refused
+    (file,) = (out / "rollouts").glob("*.jsonl")
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:11]))
+    refused.clear()
+    run_eval(config(), out, resume=out, report=second)
+    assert {"evaluated 11 of 20 episodes", "evaluated 20 of 20 episodes"} <= set(refused)
+    # Nobody is there any more.
+    run_eval(config(), out, resume=out)
+
+
+def test_a_disk_without_locks_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    assert run_eval(config(), tmp_path / "out").overall.episodes == 20
 
 
 def test_terms_of_the_reward_are_added_once_whole_groups_are_there(tmp_path: Path) -> None:

@@ -9,15 +9,22 @@ from typing import Any
 
 import pytest
 from test_evaluation_runs import answers, config
+from test_show import printed
 from test_view_index import data
 
+from pyvision_rl.audit import audit
+from pyvision_rl.config_file import load_config
+from pyvision_rl.conversations import learnable
+from pyvision_rl.errors import RunError
 from pyvision_rl.evaluation.compare import compare
 from pyvision_rl.evaluation.export import export_log
 from pyvision_rl.evaluation.reading import Episodes, read_items
 from pyvision_rl.evaluation.rescore import rescore, rescore_config
 from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.runs import RunReader
-from pyvision_rl.runs_order import in_order
+from pyvision_rl.runs_files import replace_file
+from pyvision_rl.runs_order import counted, in_order
+from pyvision_rl.show import render_run
 from pyvision_rl.view.site import Options, RunSite
 
 
@@ -85,6 +92,34 @@ def test_grading_again_comparing_and_exporting_see_each_sample_once(
     assert [(f["task_id"], f["rollout"]) for f in facts] == [
         (s.task.id, s.trajectory.rollout) for s in saved
     ]
+
+
+def test_showing_auditing_and_learning_see_each_sample_once(
+    whole: Path, cut: Path, tmp_path: Path
+) -> None:
+    shown, expected = (printed(render_run(run, step=1)) for run in (cut, whole))
+    assert shown == expected
+    assert "20 trajectories" in shown
+    again = "step_000001.jsonl: 2 lines are of samples that were run again"
+    assert again in printed(render_run(cut))
+    audited = audit(cut, load_config(cut))
+    assert (audited.trajectories, audited.graded) == (20, 20)
+    assert audited.findings == audit(whole, load_config(whole)).findings
+    assert again in audited.notes
+    assert list(learnable(cut)) == list(learnable(whole))
+    # A single file, as export-sft takes it.
+    (file,) = (cut / "rollouts").glob("*.jsonl")
+    assert list(learnable(file)) == list(learnable(cut))
+
+
+def test_a_file_that_is_sealed_while_it_is_read_is_told(whole: Path, cut: Path) -> None:
+    (file,) = (cut / "rollouts").glob("*.jsonl")
+    (sealed,) = (whole / "rollouts").glob("*.jsonl")
+    again, records = counted(file, [])
+    assert again == 2
+    replace_file(file, sealed.read_text().splitlines())
+    with pytest.raises(RunError, match="was replaced while it was read"):
+        list(records)
 
 
 def test_the_viewer_shows_each_sample_once_and_tasks_whole(whole: Path, cut: Path) -> None:

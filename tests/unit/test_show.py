@@ -18,6 +18,7 @@ from pyvision_rl.evaluation.evaluate import result_of
 from pyvision_rl.runs import RunWriter
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.show import render_rollout, render_run, sanitize
+from pyvision_rl.synthesize import Synthesized
 from pyvision_rl.types import (
     EndReason,
     ExecStatus,
@@ -171,6 +172,24 @@ def test_an_evaluation_that_nobody_could_grade_shows_no_rates(run: Path) -> None
     (run / "result.json").write_text(json.dumps(result_of([(TaskInput("a", "?"), lost)]).to_json()))
     (line,) = (x for x in printed(render_run(run)).splitlines() if x.strip().startswith("answered"))
     assert line.split() == ["answered", "-"]
+
+
+def test_the_summary_of_a_synthesis_shows_its_counts(run: Path) -> None:
+    made = Synthesized(9, 18, 7, 5, {"wrong": 10, "too_long": 1})
+    (run / "result.json").write_text(json.dumps(made.to_json()))
+    lines = [line.split() for line in printed(render_run(run)).splitlines()]
+    for row in (["episodes", "18"], ["tasks_kept", "5"], ["rejected.wrong", "10"]):
+        assert row in lines, row
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", "7", '{"overall": null}', '{"overall": {"a": 1}, "categories": []}']
+)
+def test_a_result_that_cannot_be_read_is_a_remark(run: Path, content: str) -> None:
+    (run / "result.json").write_text(content)
+    shown = printed(render_run(run))
+    assert "result.json cannot be read: " in shown
+    assert "short_batch: 3 of 16 groups" in shown
 
 
 def test_a_cut_line_is_mentioned(run: Path) -> None:

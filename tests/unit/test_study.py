@@ -34,7 +34,15 @@ from pyvision_rl.study.config import (
 )
 from pyvision_rl.study.figures import DYNAMICS
 from pyvision_rl.study.names import panel_names
-from pyvision_rl.study.notes import DONE, RETRYING, Note, locked, read_note, write_note
+from pyvision_rl.study.notes import (
+    DONE,
+    RETRYING,
+    Note,
+    locked,
+    read_note,
+    write_json,
+    write_note,
+)
 from pyvision_rl.study.plan import (
     Planner,
     Unit,
@@ -648,6 +656,19 @@ def test_a_dry_run_shows_the_plan_and_what_is_there(tmp_path: Path) -> None:
     assert "new         rl        variants/plain/seed-2/rl" in done.output
     plan = json.loads(invoke(str(write_study(tmp_path)), "--dry-run", "--json").output)
     assert len(plan["units"]) == 20
+
+
+def test_quick_is_how_a_study_was_begun(tmp_path: Path) -> None:
+    study, out = dump_study(study_of(tmp_path)), tmp_path / "out"
+    resumed = ("--resume", str(out), "--dry-run")
+    write_json(out / "study.json", study | {"quick": False})
+    done = invoke(*resumed, "--quick")
+    assert done.exit_code == 2, done.output
+    assert "was begun without it" in done.output
+    write_json(out / "study.json", study | {"quick": True})
+    done = invoke(*resumed, "--quick")
+    assert done.exit_code == 0, done.output
+    assert invoke(*resumed).output == done.output
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pyvision_rl.audit.suspicions import suspicions
 from pyvision_rl.config import Config
 from pyvision_rl.runs import RunReader
 from pyvision_rl.runs_codec import SavedRollout
+from pyvision_rl.runs_order import comes_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Audit:
     opinions: Mapping[str, int]
     """How many trajectories each of stored, rules, maths and judge had an opinion on."""
     findings: tuple[Finding, ...]
+    superseded: int = 0
+    """Lines of trajectories that were carried to a later step, with which they are counted."""
     notes: tuple[str, ...] = ()
     """What was left out, and why."""
 
@@ -72,12 +75,13 @@ def audit(run: Path, config: Config, *, ask_judge: bool = False) -> Audit:
 
 
 async def _audit(reader: RunReader, config: Config, opinions: Opinions) -> Audit:
-    total, rungs, heard = 0, Counter[str](), Counter[str]()
+    total, superseded, rungs, heard = 0, 0, Counter[str](), Counter[str]()
     findings: list[Finding] = []
     try:
-        for step in reader.steps():
-            saved = list(reader.trajectories(step))
-            total += len(saved)
+        for step in (steps := reader.steps()):
+            lines = list(reader.trajectories(step))
+            saved = [s for s in lines if not comes_again(s, steps[-1])]
+            total, superseded = total + len(saved), superseded + len(lines) - len(saved)
             graded = [s for s in saved if s.trajectory.reward is not None]
             said = await asyncio.gather(*(opinions.of(s) for s in graded))
             for one, views in zip(graded, said, strict=True):
@@ -89,8 +93,10 @@ async def _audit(reader: RunReader, config: Config, opinions: Opinions) -> Audit
     finally:
         await opinions.close()
     notes = (*opinions.notes(), *reader.problems)
-    counts = dict(rungs), dict(heard)
-    return Audit(str(reader.path), total, rungs.total(), *counts, tuple(findings), notes)
+    if superseded:
+        notes += (f"{superseded} lines are of trajectories carried to a later step; counted there",)
+    found = rungs.total(), dict(rungs), dict(heard), tuple(findings), superseded, notes
+    return Audit(str(reader.path), total, *found)
 
 
 def _disagreements(saved: SavedRollout, views: Mapping[str, bool]) -> list[tuple[str, str]]:

@@ -45,7 +45,7 @@ def survey_tasks(
 
     Raises:
         ConfigError: There is no ``[tasks]``, or its file or class is not there.
-        TaskError: A file as a whole holds no records.
+        TaskError: A file as a whole holds no records, or the set no tasks.
     """
     section = config.tasks
     if section is None:

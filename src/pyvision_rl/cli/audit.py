@@ -16,7 +16,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pyvision_rl.cli.execute import Debug, MaxJudgeCalls, Overrides, guarded, judge_budget, say
+from pyvision_rl.cli.execute import (
+    Debug,
+    MaxJudgeCalls,
+    Overrides,
+    guarded,
+    judge_budget,
+    say,
+    writable,
+)
 from pyvision_rl.config_file import find_config, load_config
 
 if TYPE_CHECKING:
@@ -44,6 +52,7 @@ def audit(
     from pyvision_rl.runs import read_info
 
     read_info(run)  # or "nothing" would be looked for among the configs
+    writable("--json", json_file)
     keys = list(overrides or ())
     keys += judge_budget(max_judge_calls)
     found = look(run, load_config(find_config(str(run)), keys), ask_judge=ask_judge)

@@ -22,6 +22,7 @@ from pyvision_rl.cli.execute import (
     Overrides,
     guarded,
     say,
+    writable,
     write_json,
 )
 from pyvision_rl.config import Config, PolicyConfig, SandboxConfig
@@ -84,6 +85,7 @@ def check_tasks(
         raise typer.BadParameter("--media-root is for a file; a config has tasks.options")
     else:
         config = load_config(find_config(target), overrides or ())
+    writable("--report", report)
     console = Console(stderr=True)
     with console.status("looking at the rows") as status:
         findings, survey = survey_tasks(

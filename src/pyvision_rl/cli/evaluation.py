@@ -253,15 +253,23 @@ def _listed(ids: str) -> list[str]:
     Raises:
         ConfigError: The file cannot be read, or there is no id.
     """
-    file = Path(ids)
     try:
-        named = file.read_text(encoding="utf-8").split("\n") if file.is_file() else ids.split(",")
+        # Editors of some systems begin a file with a mark.
+        named = Path(ids).read_text("utf-8-sig").split("\n") if _names_file(ids) else ids.split(",")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--ids {ids}: cannot be read: {error}") from error
     found = list(dict.fromkeys(name.strip() for name in named if name.strip()))
     if not found:
         raise ConfigError(f"--ids {ids}: holds no id")
     return found
+
+
+def _names_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    # More ids than a path has room for; or a NUL among them.
+    except (OSError, ValueError):
+        return False
 
 
 def _suite_keys(name: str, data: str, protocol: str, *, shuffle: bool) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pyvision_rl.cli.report import Reporter
 from pyvision_rl.config import Config
@@ -28,6 +29,7 @@ from pyvision_rl.config_file import find_config, load_config, resolved
 from pyvision_rl.errors import ConfigError, PVRLError
 from pyvision_rl.registry import missing
 from pyvision_rl.resuming import can_go_on
+from pyvision_rl.runs_codec import number
 from pyvision_rl.train.interrupts import Interrupted
 
 P = ParamSpec("P")
@@ -147,6 +149,8 @@ def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: s
         PVRLError: The run failed.
         InterruptedRun: Ctrl-C.
     """
+    if options.device_memory_gb is not None and not options.dry_run:
+        raise ConfigError("--device-memory-gb belongs to --dry-run; a run does not look at it")
     source = source_of(options)
     config = load_config(source, options.overrides)
     if options.dry_run:
@@ -200,8 +204,16 @@ def complain(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Write one JSON value to stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Write one JSON value to stdout; what is no finite number as the word that run files have."""
+    typer.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return number(value) if isinstance(value, float) else value
 
 
 def to_json(result: Any) -> Any:
@@ -215,9 +227,14 @@ def to_json(result: Any) -> Any:
 
 def result_table(values: dict[str, Any]) -> Table:
     """Return a result as a table: dotted name, value."""
+    from pyvision_rl.present import flat
+    from pyvision_rl.show import sanitize
+
     table = Table("result", "value", box=None, pad_edge=False)
-    for key, value in _flat(values, ""):
-        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    for key, value in flat(values):
+        told = f"{value:.4g}" if isinstance(value, float) else str(value)
+        # Names of categories are the data's: a plain str would be read as markup.
+        table.add_row(Text(sanitize(key)), Text(sanitize(told)))
     return table
 
 
@@ -277,11 +294,11 @@ def new_folder(out: Path) -> Iterator[None]:
     """Make a folder; one that stays empty is taken away again.
 
     Raises:
-        ConfigError: It is there already, and not empty.
+        ConfigError: It is there already, and not empty; or it cannot be made.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already and not an empty folder; name another")
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out, f"--out {out}")
     try:
         yield
     finally:
@@ -289,14 +306,39 @@ def new_folder(out: Path) -> Iterator[None]:
             out.rmdir()
 
 
+def _make(folder: Path, what: str) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        ConfigError: The disk refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot make {folder}: {error.strerror}") from error
+
+
+def writable(option: str, file: Path | None) -> None:
+    """Make the folder of a file that will be written, before the work it is to hold.
+
+    Raises:
+        ConfigError: It cannot be made, or the file is a folder.
+    """
+    if file is not None:
+        _make(file.parent, f"{option} {file}")
+        if file.is_dir():
+            raise ConfigError(f"{option} {file} is a folder; name a file")
+
+
 def _claim(name: str, source: Path) -> Path:
     """Make and return the first free ``runs/<verb>-<config>-<n>``."""
     stem = re.sub(r"-\d+$", "", _label(source)).removeprefix(f"{name}-")
     number = 1
+    _make(Path("runs"), "without --out")
     while True:
         out = Path("runs") / f"{name}-{stem}-{number}"
         try:
-            out.mkdir(parents=True)
+            out.mkdir()
         except FileExistsError:
             number += 1
         else:
@@ -329,12 +371,3 @@ def _show_plan(name: str, options: Options, config: Config, source: Path) -> Non
         say(f"next: pvrl check config {source}")
     if sizes and sizes.fits == "no":
         raise typer.Exit(1)
-
-
-def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value

@@ -80,7 +80,13 @@ def study(
         raise ConfigError("name a CONFIG (and --out at will), or --resume STUDY alone")
     source = find_study(str(resume) if resume else config)
     wanted = load_study(source, overrides or ())
-    quick = read_quick(resume) if resume else quick
+    if resume:
+        begun = read_quick(resume)
+        if quick and not begun:
+            raise ConfigError(
+                f"--quick: the study in {resume} was begun without it, and goes on as it was begun"
+            )
+        quick = begun
     folder = resume or out or _free_folder(source)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already and not an empty folder; use --resume")

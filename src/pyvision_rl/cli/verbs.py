@@ -183,6 +183,11 @@ def show(
 
     if images not in (None, "none", *PROTOCOLS):
         raise ConfigError(f"--images {images}: wants none, {', '.join(PROTOCOLS)}")
+    if as_json and (step, task, rollout) != (None, None, None):
+        raise ConfigError(
+            "--json tells of the whole run: leave out --step, --task and --rollout; "
+            f"pvrl export-log {run} --out DIR writes every episode as JSON"
+        )
     if as_json:
         reader = RunReader(run)
         info = {"verb": reader.info.verb, "created": reader.info.created, "size": reader.size()}

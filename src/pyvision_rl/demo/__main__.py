@@ -52,7 +52,7 @@ def main() -> int:
     if not console.is_terminal:
         console = Console(width=_WIDTH)
     plan = Plan(options.seed, options.rl_config, options.quick, options.threads, kind=options.kind)
-    console.print(f"demo, seed {plan.seed}, in {out}", highlight=False)
+    console.print(f"demo, seed {plan.seed}, in {out}", markup=False, highlight=False)
     try:
         result = run_demo(plan, out, jobs=options.jobs, console=console)
     except PVRLError as error:

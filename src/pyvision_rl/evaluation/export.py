@@ -51,7 +51,9 @@ class Counts:
     skipped: int = 0
     """Lines of the run that a kill had cut."""
     superseded: int = 0
-    """Lines of samples that were run again, whose later lines are among ``episodes``."""
+    """Lines of samples that were run again, or of trajectories that were carried to a later step;
+    the later lines are among ``episodes``.
+    """
 
     def to_json(self) -> Json:
         """Return plain JSON values."""

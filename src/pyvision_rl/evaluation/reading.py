@@ -1,20 +1,20 @@
 """The episodes of any run folder as an evaluation reads them, one at a time.
 
 In: a run folder. Out: (place of the task, saved episode) pairs, those of an evaluation by task and
-sample, others in the order of the files; pictures by the path of their file. Changes nothing.
+sample, others in the order of the files; pictures by the path of their file. A trajectory that RL
+carried from step to step comes once, with the last of them. Changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyvision_rl.errors import RunError
 from pyvision_rl.evaluation.items import Item, item_of
-from pyvision_rl.runs import RunReader, read_rollouts, step_files
+from pyvision_rl.runs import RunReader, step_files
 from pyvision_rl.runs_codec import SavedRollout
-from pyvision_rl.runs_files import read_lines
-from pyvision_rl.runs_order import in_order
+from pyvision_rl.runs_order import comes_again, counted
 
 
 class Episodes:
@@ -35,7 +35,7 @@ class Episodes:
 
     @property
     def superseded(self) -> int:
-        """How many lines so far a later one of the same sample stood for: it was run again."""
+        """How many lines so far a later one stood for: it was run again, or carried on."""
         return sum(self._superseded.values())
 
     @property
@@ -50,27 +50,17 @@ class Episodes:
             RunError: A line cannot be understood, or the file was replaced meanwhile.
         """
         file = step_files(self.reader.path)[step]
-        inode = _inode(file)
-        places = [
-            (line.get("index"), line.get("rollout")) for line in read_lines(file, self.problems)
-        ]
-        order = in_order(places)
-        self._superseded[step] = len(places) - len(order)
-        records: Iterable[SavedRollout] = read_rollouts(file, problems=self.problems)
-        if order != list(range(len(places))):
-            # Only what was cut has to be in memory to be put in order.
-            lines = list(records)
-            records = [lines[k] for k in order]
+        self._superseded[step], records = counted(file, self.problems)
         before: SavedRollout | None = None
-        # A file that grows meanwhile is read as far as it was looked through.
-        for (index, _), saved in zip([places[k] for k in order], records, strict=False):
+        for index, saved in records:
             # A group ends where the task changes, or its numbers begin anew.
             if before is None or not _follows(before, saved):
                 self._next += 1
             before = saved
+            if comes_again(saved, self.steps[-1]):
+                self._superseded[step] += 1
+                continue
             yield self._next - 1 if index is None else index, saved
-        if _inode(file) != inode:
-            raise RunError(f"{file} was replaced while it was read: its run goes on; try again")
 
     def __iter__(self) -> Iterator[tuple[int, SavedRollout]]:
         """Yield all episodes."""
@@ -85,11 +75,6 @@ def read_items(episodes: Episodes) -> list[Item]:
         RunError: A line cannot be understood.
     """
     return [item_of(index, saved) for index, saved in episodes]
-
-
-def _inode(file: Path) -> int | None:
-    """What tells a file from one that took its name; one that grows stays the same."""
-    return file.stat().st_ino if file.exists() else None
 
 
 def _follows(before: SavedRollout, saved: SavedRollout) -> bool:

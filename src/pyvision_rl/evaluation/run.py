@@ -7,8 +7,8 @@ with the samples that are missing, and grades again what a grader failed on. Sco
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pyvision_rl.config import Config
@@ -29,7 +29,12 @@ from pyvision_rl.evaluation.steps import (
     whole_parts,
 )
 from pyvision_rl.runs import RunWriter, read_info
+from pyvision_rl.runs_lock import locked
 from pyvision_rl.same_config import HOW_MUCH_IS_GRADED, other_sections
+
+LOCK = "eval.lock"
+"""The file of a run folder that keeps a second evaluation out while one is going on."""
+_EVALUATION = "an evaluation"
 
 
 def run_eval(
@@ -53,41 +58,53 @@ def run_eval(
 
     Raises:
         RewardError: Nothing could be graded; the episodes are written.
-        RunError: The folder is of another config, verb or data.
+        RunError: The folder is of another config, verb or data, or an evaluation is running there.
     """
-    if resume:
-        _refuse_other_run(resume, config)
-        check_same_data(resume, config)
-    choice = choose(config)
-    steps = steps_of(config, choice)
-    found = Survey(len(steps))
-    if resume:
-        found = survey(resume, steps, retry_failed=retry_failed, whole=whole_parts(config))
-    unclosed = [s for s in steps if s.number not in found.closed]
-    graded = grade_again(config, out, unclosed, report) if found.ungraded else {}
-    progress = Progress(report, len(choice.indices) * config.eval.samples, found.present)
-    with ExitStack() as stack:
-        runner = None
-        # A folder in which only grades were missing needs no model.
-        if resume is None or found.missing:
-            spent = sum(stats.get("judge_calls", 0.0) for stats in graded.values())
-            runner = stack.enter_context(Runner(config, choice, progress, spent, retry_failed))
-        last = None
+    with ExitStack() as held:
         if resume:
-            drop_metrics(out, {s.number for s in unclosed})
-            last = max((s.number for s in steps), default=0)
-        writer = stack.enter_context(RunWriter(out, config, verb="eval", resume_step=last))
-        if runner:
-            note_protocol(out, config, choice, runner.harness, runner.vision)
-        for step in unclosed:
-            stats = graded.get(step.number, {})
-            found.closed[step.number] = finish(config, writer, step, runner, stats)
-            progress.tell()
-    items = [item for step in steps for item in found.closed[step.number]]
-    result = write_result(out, config, items)
+            held.enter_context(_going_on(resume, config))
+        choice = choose(config)
+        steps = steps_of(config, choice)
+        found = Survey(len(steps))
+        if resume:
+            found = survey(resume, steps, retry_failed=retry_failed, whole=whole_parts(config))
+        unclosed = [s for s in steps if s.number not in found.closed]
+        graded = grade_again(config, out, unclosed, report) if found.ungraded else {}
+        progress = Progress(report, len(choice.indices) * config.eval.samples, found.present)
+        with ExitStack() as stack:
+            runner = None
+            # A folder in which only grades were missing needs no model.
+            if resume is None or found.missing:
+                spent = sum(stats.get("judge_calls", 0.0) for stats in graded.values())
+                runner = stack.enter_context(Runner(config, choice, progress, spent, retry_failed))
+            last = None
+            if resume:
+                drop_metrics(out, {s.number for s in unclosed})
+                last = max((s.number for s in steps), default=0)
+            writer = stack.enter_context(RunWriter(out, config, verb="eval", resume_step=last))
+            if resume is None:
+                # Not before: a folder with a lock in it would be a used one.
+                held.enter_context(locked(out, LOCK, _EVALUATION))
+            if runner:
+                note_protocol(out, config, choice, runner.harness, runner.vision)
+            for step in unclosed:
+                stats = graded.get(step.number, {})
+                found.closed[step.number] = finish(config, writer, step, runner, stats)
+                progress.tell()
+        items = [item for step in steps for item in found.closed[step.number]]
+        result = write_result(out, config, items)
     if items and result.overall.accuracy is None:
         raise RewardError(f"none of {len(items)} episodes could be graded: {items[-1].why}")
     return result
+
+
+@contextmanager
+def _going_on(resume: Path, config: Config) -> Iterator[None]:
+    """Hold the folder of an evaluation of this config and data."""
+    _refuse_other_run(resume, config)
+    with locked(resume, LOCK, _EVALUATION):
+        check_same_data(resume, config)
+        yield
 
 
 def _refuse_other_run(resume: Path, config: Config) -> None:

@@ -7,17 +7,15 @@ that is tried again after it failed; its note remembers the failures. Runs nothi
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pyvision_rl.errors import RunError
 from pyvision_rl.runs_files import replace_file
+from pyvision_rl.runs_lock import locked as hold
 
 DONE, FAILED = "done", "failed"
 RETRYING = "retrying"
@@ -93,26 +91,13 @@ def write_text(file: Path, text: str) -> None:
     replace_file(file, text.removesuffix("\n").split("\n"))
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder while the block runs; the lock goes with the process, however it ends.
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder while a block runs (see ``runs_lock.locked``).
 
     Raises:
         RunError: Another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            raise RunError(f"{folder}: a study is running there (process {owner})") from error
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield
+    return hold(folder, _LOCK, "a study")
 
 
 def _file(folder: Path, name: str, ending: str = ".json") -> Path:

@@ -346,6 +346,32 @@ def test_a_run_killed_inside_the_window_does_not_train_on(
     assert_same_weights(out / "final", tmp_path / "whole" / "final")
 
 
+def test_a_run_killed_while_its_best_step_becomes_the_border_goes_on_from_it(
+    source: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The best step is the last: its checkpoint, the only one kept, is replaced by the border's.
+    stages = ({**PROBED, "steps": 2}, {"name": "next", "steps": 1})
+    config = config_of(source, pairs, *stages, keep_checkpoints=1)
+    run_sft(config, tmp_path / "whole", wire=Wiring(distances={2: 0.1}))
+    out, rename, seen = tmp_path / "run", Path.rename, list[str]()
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name in seen:
+            raise KeyboardInterrupt
+        seen.append(self.name)
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_sft(config, out, wire=Wiring(distances={2: 0.1}))
+    assert not step_path(out / "checkpoints", 2).exists(), "or the kill came elsewhere"
+    rest = Wiring()
+    run_sft(config, out, resume=out, wire=rest)
+    assert list(rest.lines) == [3]
+    assert_same_weights(out / "final", tmp_path / "whole" / "final")
+
+
 def test_a_last_step_outside_the_window_is_told(source: Path, pairs: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     config = config_of(source, pairs, {**PROBED, "steps": 2})

@@ -235,7 +235,8 @@ class SftStageConfig(Section):
     eval_data: tuple[SftDataConfig, ...] = ()
     """Sources that are held out whole."""
     eval_every: int = Field(0, ge=0)
-    """Steps between measures of the held-out NLL; 0 measures at the stage's last step only."""
+    """Steps between measures of the held-out NLL; 0 measures at the stage's last step only. With
+    ``stop_when = "probe"`` every step that may be kept is measured besides."""
     keep_best: bool = False
     """Keep the measured weights with the lowest held-out NLL instead of the last ones."""
 

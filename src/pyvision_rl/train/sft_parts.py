@@ -59,6 +59,37 @@ class ProbeReading(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured after a step; None where it was not time to."""
+
+    reading: ProbeReading | None
+    nll: float | None
+
+    def told(self) -> tuple[dict[str, float | int | str], str]:
+        """Return it for the metrics, and in words."""
+        values: dict[str, float | int | str] = {}
+        words = ""
+        if self.nll is not None:
+            values["held_out_nll"] = self.nll
+            words += f"; held-out nll {self.nll:.4f}"
+        if (reading := self.reading) is not None:
+            values |= {
+                "probe_tool_share": reading.tool_share,
+                "probe_gain": reading.gain,
+                "probe_gain_with_bonus": reading.gain_with_bonus,
+                "probe_distance": reading.window_distance,
+                "probe_expectation": reading.expectation,
+            }
+            values |= {} if reading.gain_se is None else {"probe_gain_se": reading.gain_se}
+            words += (
+                f"; probe: tool share {reading.tool_share:.2f}, gain {reading.gain:+.3f}, "
+                f"with tool reward {reading.gain_with_bonus:+.3f}, "
+                f"distance {reading.window_distance:.3f}"
+            )
+        return values, words
+
+
+@dataclass(frozen=True, slots=True)
 class SftParts:
     """What SFT takes from the rest of the package."""
 
@@ -105,6 +136,8 @@ class Progress:
     """The stage's checkpoint with the best measure."""
     best: float = math.inf
     """That measure: distance to the probe's window, or held-out NLL with ``keep_best``."""
+    best_nll: float | None = None
+    """Held-out NLL of that step; None if nothing is held out."""
 
 
 @contextmanager

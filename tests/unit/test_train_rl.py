@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +23,11 @@ from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.train.interrupts import Interrupted
+from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.rl import run_rl
 from pyvision_rl.train.task_stream import TaskStream, _shuffled
-from pyvision_rl.types import EndReason, Group, Task, Trajectory
-from tests.fakes import Colours
+from pyvision_rl.types import Batch, EndReason, Group, Task, Trajectory, UpdateStats
+from tests.fakes import Colours, ParityGrader
 from tests.measured import Copying
 from tests.tiny_models import ROUNDING, make_tiny
 
@@ -269,6 +273,49 @@ def test_an_empty_step_is_noted_and_changes_nothing(model: Path, tmp_path: Path)
     run_rl(config(model, rewards={"name": "match"}, train={"steps": 1}), tmp_path / "run")
     assert RunReader(tmp_path / "run").events()[0]["name"] == "empty_step"
     assert metrics(tmp_path / "run")[0]["dropped_zero_std"] == 12
+
+
+class WrongInTheFirstStep(ParityGrader):
+    """Finds the twelve answers of the first step wrong, whatever they are."""
+
+    def __init__(self, config: RewardsConfig) -> None:
+        super().__init__(config)
+        self.graded = 0
+
+    async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
+        self.graded += 1
+        found = await super().__call__(task, trajectory)
+        return Grade(0.0, False, "") if self.graded <= 12 else found
+
+
+class CountsUpdates(Learner):
+    """Saves how many updates it made, as checkpoints once did, and meets a NaN in a later one."""
+
+    def __init__(self, *args: Any, spoilt: int = 0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.updates, self.spoilt = 0, spoilt
+
+    def update(self, batch: Batch, temperature: float) -> UpdateStats:
+        self.updates += 1
+        if self.updates == self.spoilt:
+            batch = replace(batch, samples=(replace(batch.samples[0], advantage=math.nan),))
+        return super().update(batch, temperature)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"step": self.updates}
+
+
+def test_an_empty_step_counts_for_the_rate_and_in_errors(model: Path, tmp_path: Path) -> None:
+    train = {"schedule": "cosine", "warmup_steps": 1, "save_every": 2}
+    chosen = config(model, rewards={"name": "test_train_rl:WrongInTheFirstStep"}, train=train)
+    out = tmp_path / "run"
+    with pytest.raises(TrainError, match=r"step 3: the loss of samples \[0\] is nan"):
+        run_rl(chosen, out, learner=partial(CountsUpdates, spoilt=2))
+    run_rl(config(model, train=train), out, resume=out)
+    rates = [line.get("train_learning_rate") for line in metrics(out)]
+    # Half a cosine over the three steps behind the warm-up, of which the first begins step 2.
+    curve = [1e-3 * 0.5 * (1 + math.cos(math.pi * n / 3)) for n in range(3)]
+    assert rates == [None, *map(pytest.approx, curve)]
 
 
 def test_evaluation_during_training_is_in_the_metrics(model: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class Learner:
         self.seed = seed
         self.reference = reference
         self.step = 0
-        """RL or SFT steps made: what the learning-rate curve follows."""
+        """RL steps, empty ones too, or SFT steps made: what the learning-rate curve follows."""
         self.total_steps = total_steps or config.steps
         self.logits_per_chunk = 2**28
         """Vocabulary scores held at a time (1 GiB of float32); more targets go in chunks."""
@@ -124,6 +124,10 @@ class Learner:
             from pyvision_rl.train.master import with_copies
 
             self.optimizers = with_copies(self.optimizers)
+
+    def go_to(self, step: int) -> None:
+        """Have the next update be that of ``step``: RL steps without one count for the curve."""
+        self.step = step - 1
 
     def update(self, batch: Batch, temperature: float) -> UpdateStats:
         """Make one RL step over the whole batch, in ``minibatches`` x ``epochs`` optimizer steps.
@@ -336,24 +340,19 @@ class Learner:
                 return shares, grad_norm
             if scaler is not None:
                 scaler.update()
-        raise self._no_norm(grad_norm)
+        raise self._stopped(f"the gradient norm is {grad_norm}")
 
     def _backward(self, micro: MicroBatch, share: Callable[[MicroBatch], Share]) -> Share:
         with self.accelerator.autocast():
             part = share(micro)
         loss = float(part.loss.detach())
         if not math.isfinite(loss):
-            raise self._not_finite(micro.rows, loss)
+            raise self._stopped(f"the loss of samples {list(micro.rows)} is {loss}")
         self.accelerator.backward(part.loss)
         return replace(part, loss=part.loss.detach())
 
-    def _not_finite(self, rows: Sequence[int], loss: float) -> TrainError:
-        text = f"step {self.step + 1}: the loss of samples {list(rows)} is {loss}"
-        return TrainError(f"{text}; the weights are unchanged")
-
-    def _no_norm(self, norm: float) -> TrainError:
-        text = f"step {self.step + 1}: the gradient norm is {norm}"
-        return TrainError(f"{text}; the weights are unchanged")
+    def _stopped(self, why: str) -> TrainError:
+        return TrainError(f"step {self.step + 1}: {why}; the weights are unchanged")
 
     @contextmanager
     def _training(self) -> Iterator[None]:

@@ -125,6 +125,11 @@ class ParallelLearner(Learner):
         self.model = model or network
         self.network = network
 
+    def go_to(self, step: int) -> None:
+        """Have the next update be that of ``step``; see ``Learner.go_to``."""
+        self._processes.tell("go_to", step)
+        super().go_to(step)
+
     def update(self, batch: Batch, temperature: float) -> UpdateStats:
         """Make one RL step over the whole batch; see ``Learner.update``."""
         # Others need no more of an episode than its tokens, pictures and task.
@@ -240,13 +245,13 @@ class ParallelLearner(Learner):
         parts = [p for found in self._processes.gathered(_told(shares)) for p in found]
         bad = [(rows, loss) for rows, loss, _, _ in parts if not math.isfinite(loss)]
         if bad:
-            raise self._not_finite(*bad[0])
+            raise self._stopped(f"the loss of samples {list(bad[0][0])} is {bad[0][1]}")
         parameters = self.optimizers.parameters
         if not self._sharded:
             sharding.sum_gradients(parameters)
         norm = sharding.clip(parameters, self.config.grad_clip)
         if not math.isfinite(norm):
-            raise self._no_norm(norm)
+            raise self._stopped(f"the gradient norm is {norm}")
         return [Share(torch.tensor(loss), sums, drift_N) for _, loss, sums, drift_N in parts], norm
 
     def _backward(self, micro: MicroBatch, share: Callable[[MicroBatch], Share]) -> Share:

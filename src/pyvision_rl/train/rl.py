@@ -259,6 +259,7 @@ def _train_step(
     numbers = rollout_metrics(groups) | selection_metrics(groups, batch, collected.carried_in)
     numbers |= shares(numbers) | synced
     if batch.samples:
+        learner.go_to(step)
         update = partial(learner.update, batch, config.policy.temperature)
         stats = collector.beside(update, step, stop.asked)
         known = {k: v for k, v in asdict(stats).items() if k != "step" and v is not None}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pyvision_rl.checks.rl import check_rl
 from pyvision_rl.config import Config, RewardsConfig
 from pyvision_rl.errors import CheckpointError, ConfigError, TaskError, TrainError
 from pyvision_rl.metrics import check_failures
@@ -487,6 +488,17 @@ def test_greedy_sampling_is_refused_before_work_starts(model: Path, tmp_path: Pa
             {"train": {"kl_coefficient": 0.1, "kl_reference": "/nowhere"}},
             r"train.kl_reference: /nowhere is no model directory",
         ),
+        (
+            {"train": {"mixed_precision": "fp16"}, "policy": {"dtype": "bfloat16"}},
+            r'"fp16" .* policy.dtype = "bfloat16" wants to be "float32"',
+        ),
+        (
+            {
+                "train": {"mixed_precision": "fp16", "master_weights": True},
+                "policy": {"dtype": "float16"},
+            },
+            r'"fp16" .* policy.dtype = "float16" wants to be "float32"',
+        ),
     ],
 )
 def test_sections_that_do_not_fit_are_refused_before_the_model_is_loaded(
@@ -495,6 +507,14 @@ def test_sections_that_do_not_fit_are_refused_before_the_model_is_loaded(
     with pytest.raises(ConfigError, match=message):
         run_rl(config(tmp_path / "no model", **sections), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "train"),
+    [("float32", {}), ("float32", {"master_weights": True}), ("bfloat16", {"lora_rank": 4})],
+)
+def test_fp16_is_for_whatever_trains_float32(dtype: str, train: dict[str, object]) -> None:
+    check_rl(config(Path("m"), policy={"dtype": dtype}, train={"mixed_precision": "fp16"} | train))
 
 
 def test_an_unknown_filter_is_refused_before_work_starts(model: Path, tmp_path: Path) -> None:

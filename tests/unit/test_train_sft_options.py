@@ -383,6 +383,16 @@ def test_averaging_rounded_weights_is_refused_before_work_starts(source: Path, p
         check_stages(config.model_copy(update={"policy": half}))
 
 
+def test_scaling_the_gradients_of_rounded_weights_is_refused_before_work_starts(
+    source: Path, pairs: Path
+) -> None:
+    config = config_of(source, pairs, mixed_precision="fp16", master_weights=True)
+    check_stages(config)
+    half = config.policy.model_copy(update={"dtype": "bfloat16"})
+    with pytest.raises(ConfigError, match=r'"fp16" .* policy\.dtype = "bfloat16"'):
+        check_stages(config.model_copy(update={"policy": half}))
+
+
 def test_a_source_of_one_prompt_cannot_be_split(source: Path, tmp_path: Path) -> None:
     config = config_of(source, write_pairs(tmp_path, 1), HELD)
     with pytest.raises(ConfigError, match=r"eval_share = 0\.4 leaves nothing of data\[0\]"):

@@ -117,7 +117,8 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = False
     """Keep only the input of each layer for the backward pass, and compute the rest again."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Of the learner's passes; the sampler keeps to ``policy.dtype``, so ratios start off 1."""
+    """Of the learner's passes; the sampler keeps to ``policy.dtype``, so ratios start off 1. fp16
+    needs a GPU, and float32 for what is trained: the network (``policy.dtype``) or adapters."""
     master_weights: bool = False
     """With a 16-bit ``policy.dtype``: the optimizer moves a float32 copy of what is trained, and
     the network gets it rounded. Without it updates below a weight's precision are lost."""

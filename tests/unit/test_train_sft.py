@@ -24,7 +24,7 @@ from tiny_models import make_tiny
 
 from pyvision_rl.checks.sft import check_stages
 from pyvision_rl.config import Config
-from pyvision_rl.errors import CheckpointError, ConfigError
+from pyvision_rl.errors import CheckpointError, ConfigError, RunError
 from pyvision_rl.media import image_media
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.runs import RunReader, RunWriter
@@ -398,6 +398,24 @@ def test_a_second_signal_is_not_held_back() -> None:
         assert (stop.received, stop.exit_code) == (signal.SIGINT, 130)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    config, out = config_of(source, pairs, {"steps": 2}), tmp_path / "run"
+    with RunWriter(out, config, verb="sft") as writer:
+        writer.metrics(1, {"loss": 9.0})
+        writer.event("remark", "of the life before", 1)
+    with pytest.raises(RunError, match="run"):
+        run_sft(config, out)
+    result = run_sft(config, out, resume=out)
+    run_sft(config, tmp_path / "whole")
+    assert [line["step"] for line in RunReader(out).metrics()] == [1, 2]
+    assert RunReader(out).events() == []
+    assert_same_weights(result.model, tmp_path / "whole" / "final")
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        run_sft(config, tmp_path / "new", resume=tmp_path)
 
 
 def test_the_packages_own_parts_make_a_run_folder(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ from pyvision_rl.train.checkpoints import (
     Checkpoint,
     drop_after,
     find_problem,
+    has_checkpoints,
     point_to,
     prune,
     restore_rng,
@@ -83,6 +85,8 @@ def run_sft(
 ) -> SftResult:
     """Run all stages and return where the result lies.
 
+    A run that was killed before its first checkpoint starts over.
+
     Args:
         config: Its ``sft``, ``train``, ``policy`` and, for ``stop_when``, ``probe`` sections.
         out: The run folder.
@@ -99,17 +103,25 @@ def run_sft(
     """
     check_stages(config)
     require_memory("sft", config)
-    start = None if resume is None else resume_from(resume)
+    start = _checkpoint(resume)
     _refuse_other_config(config, start)
     # An optimizer's state is large: once the learner has it nobody else may hold it.
     bare = start and replace(start, learner=None)
-    with (wire or wire_parts)(config, out, bare) as parts:
+    with (wire or partial(wire_parts, again=resume is not None))(config, out, bare) as parts:
         if start is not None:
             drop_after(out / "checkpoints", start.step)
             restore_rng(start.rng)
         run = _Run(config, out, parts, report or (lambda _: None), start, learner)
         start = None
         return run.run()
+
+
+def _checkpoint(resume: Path | None) -> Checkpoint | None:
+    """Return what to go on from; None starts at step 0."""
+    # A run killed before its first save has nothing to lose by starting over.
+    if resume is None or ((resume / "run.json").exists() and not has_checkpoints(resume)):
+        return None
+    return resume_from(resume)
 
 
 class _Run:

@@ -141,8 +141,10 @@ class Progress:
 
 
 @contextmanager
-def wire_parts(config: Config, out: Path, start: Checkpoint | None) -> Iterator[SftParts]:
-    """Yield the package's own parts, and close them afterwards."""
+def wire_parts(
+    config: Config, out: Path, start: Checkpoint | None, *, again: bool = False
+) -> Iterator[SftParts]:
+    """Yield the package's own parts, and close them afterwards; ``again`` goes on in ``out``."""
     settings = config
     if start is not None and not (config.train.lora_rank and start.adapters()):
         policy = config.policy.model_copy(update={"model": str(start.path)})
@@ -155,8 +157,8 @@ def wire_parts(config: Config, out: Path, start: Checkpoint | None) -> Iterator[
             from pyvision_rl.train.adapting import adapt
 
             adapt(model, config, start)
-        going_on = start is not None and (out / "run.json").exists()
-        step = start.step if start is not None and going_on else None
+        begun = 0 if start is None else start.step
+        step = begun if again and (out / "run.json").exists() else None
         with RunWriter(out, config, verb="sft", resume_step=step) as writer:
             yield SftParts(
                 model=model,

@@ -200,6 +200,20 @@ def test_a_resumed_run_does_not_hold_the_state_it_went_on_from(
     assert held == [False, False]
 
 
+@pytest.mark.parametrize("had", [0, 2])
+def test_a_run_killed_between_its_last_checkpoint_and_the_link_gets_the_link(
+    source: Path, pairs: Path, tmp_path: Path, had: int
+) -> None:
+    config, out = config_of(source, pairs), tmp_path / "run"
+    run_sft(config, out, wire=Wiring())
+    # What the kill leaves: no link, or one to the checkpoint before.
+    (out / "final").unlink()
+    if had:
+        (out / "final").symlink_to(f"checkpoints/step_{had:06d}")
+    result = run_sft(config, out, resume=out, wire=Wiring())
+    assert result.model.resolve() == step_path(out / "checkpoints", 4)
+
+
 def test_a_finished_run_is_not_run_again(source: Path, pairs: Path, tmp_path: Path) -> None:
     config = config_of(source, pairs)
     run_sft(config, tmp_path / "run", wire=Wiring())

@@ -110,6 +110,9 @@ def run_sft(
     with (wire or partial(wire_parts, again=resume is not None))(config, out, bare) as parts:
         if start is not None:
             drop_after(out / "checkpoints", start.step)
+            # The link may be of a later step, or missing: it is made after the checkpoint.
+            if (own := step_path(out / "checkpoints", start.step)).exists():
+                point_to(out / "final", own)
             restore_rng(start.rng)
         run = _Run(config, out, parts, report or (lambda _: None), start, learner)
         start = None

@@ -80,7 +80,14 @@ class Collector:
             from pyvision_rl.train.shortage import explain
 
             shortage = explain(groups, batch, config, step, rounds, self._empty_steps)
-        return Collected(tuple(groups), batch, tuple(c.group for c in carried), shortage)
+        return Collected(tuple(groups), batch, self._groups(carried), shortage)
+
+    def _groups(self, carried: tuple[Candidate, ...]) -> tuple[Group, ...]:
+        if carried and self._assembly.config.selection.rank_unit == "trajectory":
+            from pyvision_rl.train.carrying import regrouped
+
+            return regrouped(carried)
+        return tuple(c.group for c in carried)
 
     def beside(self, work: Callable[[], Made], step: int, stopped: Callable[[], bool]) -> Made:
         """Return what ``work``, the update of ``step``, makes; nothing is sampled meanwhile."""

@@ -242,6 +242,19 @@ def test_empty_steps_in_a_row_stop_the_run_and_a_full_one_starts_the_count_again
         again.collect(6).check()
 
 
+def test_a_resumed_run_that_allows_fewer_empty_steps_stops_at_the_next_one() -> None:
+    made = collector(WRONG, max_empty_steps=9)
+    for step in range(1, 5):
+        made.collect(step).check()
+    again = collector(MIXED, MIXED, WRONG, max_empty_steps=2)
+    again.load_state_dict(saved(made.state_dict()))
+    again.collect(5).check()
+    again = collector(WRONG, max_empty_steps=2)
+    again.load_state_dict(saved(made.state_dict()))
+    with pytest.raises(TrainError, match=r"5 steps in a row had nothing to train on"):
+        again.collect(5).check()
+
+
 def test_what_is_collected_counts_every_trajectory_once() -> None:
     made = collector(MIXED, (1.0, 0.5), oversample=2.0, carry_over=True)
     first, second = made.collect(1), made.collect(2)

@@ -75,8 +75,10 @@ class Collector:
         carried, batch = self._carried, select(groups, config, step=step, carried=self._carried)
         self._carried = batch.carried
         self._empty_steps = 0 if batch.samples else self._empty_steps + 1
-        shortage = ""
-        if (not full and config.on_short == "error") or self._empty_steps == config.max_empty_steps:
+        shortage, most = "", config.max_empty_steps
+        # Above it, if a resumed run allows fewer than were counted before.
+        starved = most is not None and self._empty_steps >= most
+        if starved or (not full and config.on_short == "error"):
             from pyvision_rl.train.shortage import explain
 
             shortage = explain(groups, batch, config, step, rounds, self._empty_steps)

@@ -63,6 +63,10 @@ def metrics(out: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
+def events(out: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in e.items() if k != "time"} for e in RunReader(out).events()]
+
+
 def weights(out: Path, step: int) -> bytes:
     return (out / "checkpoints" / f"step_{step:06d}" / "model.safetensors").read_bytes()
 
@@ -215,6 +219,15 @@ def test_sigterm_finishes_the_step_saves_and_says_how_to_go_on(model: Path, tmp_
     assert [m["step"] for m in metrics(out)] == [1, 2, 3, 4]
 
 
+class Torn(Colours):
+    """Tasks of which one cannot be read."""
+
+    def __getitem__(self, index: int) -> Task:
+        if index == 3:
+            raise TaskError("colour-3: the image is torn")
+        return super().__getitem__(index)
+
+
 class StopsInTheSecondStep:
     """Finds every answer wrong; sends SIGTERM at the 40th, which is in the second step."""
 
@@ -233,17 +246,24 @@ def test_sigterm_between_rounds_drops_the_step_and_a_resumed_run_makes_it_again(
 ) -> None:
     # Three rounds of three groups of four: 36 episodes a step.
     more = {"selection": {"max_rounds": 3}, "train": {"steps": 3, "save_every": 100}}
+    more |= {"tasks": {"name": "test_train_rl:Torn"}}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_rl(config(model, rewards={"name": "match"}, **more), whole)
     stops = config(model, rewards={"name": "test_train_rl:StopsInTheSecondStep"}, **more)
     with pytest.raises(Interrupted):
         run_rl(stops, parts)
     assert [m["step"] for m in metrics(parts)] == [1]
-    assert [e["name"] for e in RunReader(parts).events() if e["step"] == 2] == ["dropped_step"]
+    named = [(e["step"], e["name"]) for e in RunReader(parts).events()]
+    assert (1, "skipped_task") in named
+    assert set(named[named.index((2, "dropped_step")) :]) == {
+        (2, "dropped_step"),
+        (2, "skipped_task"),
+    }
     assert not (parts / "rollouts" / "step_000002.jsonl").exists()
     run_rl(config(model, rewards={"name": "match"}, **more), parts, resume=parts)
     assert metrics(parts) == metrics(whole)
     assert weights(parts, 3) == weights(whole, 3)
+    assert events(parts) == events(whole)
 
 
 def test_a_run_whose_metrics_have_a_hole_is_refused_until_a_checkpoint_before_it_is_the_last(
@@ -429,12 +449,6 @@ def test_run_json_runs_again(model: Path, tmp_path: Path) -> None:
 
 
 def test_an_unreadable_task_is_skipped_noted_and_does_not_stop_the_run() -> None:
-    class Torn(Colours):
-        def __getitem__(self, index: int) -> Task:
-            if index == 3:
-                raise TaskError("colour-3: the image is torn")
-            return super().__getitem__(index)
-
     stream = TaskStream(Torn(None), 8, seed=1)  # type: ignore[arg-type]
     assert len({t.id for t in stream.take(7)}) == 7
     assert stream.skipped() == [("skipped_task", "colour-3: the image is torn")]

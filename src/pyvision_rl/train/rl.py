@@ -203,8 +203,9 @@ def _loop(
             saved = step
     if saved < step:
         _save(assembly.config, learner, collector, journal, step)
+    # Of the step that was dropped: a resume makes it again, and notes them again.
     for name, text in collector.skipped():
-        journal.event(name, text, step)
+        journal.event(name, text, step + 1)
     if step < train.steps and journal.ended:
         journal.report(f"ended after step {step}: {journal.ended}")
     return step

@@ -389,6 +389,16 @@ def test_a_resumed_learner_goes_on_with_the_same_bits(
     assert_unchanged(resumed, weights(through))
 
 
+def test_the_environment_changes_no_gradient(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batch_of(model)
+    plain = Learner(clone(model), TrainConfig()).update(batch, 1.0)
+    # What accelerate's launcher sets from its own config.
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert Learner(clone(model), TrainConfig()).update(batch, 1.0) == plain
+
+
 def test_bf16_autocast_stays_near_float32(model: VisionLanguageModel) -> None:
     from accelerate.state import AcceleratorState
 

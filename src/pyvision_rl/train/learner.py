@@ -390,6 +390,8 @@ def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
         raise ConfigError(
             f"train.mixed_precision = {config.mixed_precision!r} on {device.type}: {error}"
         ) from error
+    # Else an environment variable of accelerate's would divide every gradient.
+    accelerator.gradient_accumulation_steps = 1
     if accelerator.num_processes > 1 and config.parallel == "none":
         raise ConfigError(
             f'train.parallel = "none" is one process; {accelerator.num_processes} were started'

@@ -79,6 +79,7 @@ def scenarios(folder: Path, model: VisionLanguageModel) -> dict[str, Scenario]:
     parts = {"minibatches": 2, "epochs": 2, "old_logprobs": "learner", "tis_cap": 2.0}
     kinds: dict[str, tuple[dict[str, Any], list[Any]]] = {
         "sft": (small, sft),
+        "sft of single rows": ({"learning_rate": RATE, "micro_batch_rows": 1}, sft),
         "sft of one micro-batch": ({"learning_rate": RATE}, sft),
         "rl": (small | {"grad_clip": 0.05}, rl),
         "minibatches": (small | parts, rl),
@@ -110,6 +111,7 @@ WHOLE = ("sft", "rl", "minibatches", "adapters", *HALF)
 SHARED = (
     *(*WHOLE, "sft of one micro-batch", "micro-batch means", "without its tower"),
     *("checkpointing", "not finite", "undone", "after empty steps"),
+    "sft of single rows",
 )
 PLAYED = [*(f"ddp {name}" for name in WHOLE), *(f"fsdp2 {name}" for name in SHARED)]
 

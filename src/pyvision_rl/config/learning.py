@@ -73,7 +73,7 @@ class TrainConfig(Section):
     """Padded tokens of one forward pass; micro-batches only bound memory, never the loss (but see
     ``loss_norm``)."""
     micro_batch_rows: int = Field(0, ge=0)
-    """Most trajectories of one forward pass; 0 bounds only their tokens."""
+    """Most trajectories, or examples of SFT, of one forward pass; 0 bounds only their tokens."""
     minibatches: int = Field(1, gt=0)
     """Parts of a batch, whole groups each, that get an optimizer step of their own; which groups
     share one is drawn by seed and step. Learning rates follow RL steps, not optimizer steps."""

@@ -29,7 +29,7 @@ from pyvision_rl.images import VisionSpec
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.blank import blank_network
 from pyvision_rl.train import sharding
-from pyvision_rl.train.batching import Example, MicroBatch, pack
+from pyvision_rl.train.batching import Example, MicroBatch
 from pyvision_rl.train.learner import Learner, SftStats, Share
 from pyvision_rl.train.processes import Processes
 from pyvision_rl.train.shares import rounds
@@ -155,9 +155,8 @@ class ParallelLearner(Learner):
         self._processes.tell("logprobs", [_bare(t) for t in trajectories], temperature)
         with self._processes.guarded():
             samples = [Scored(t, 0.0) for t in trajectories]
-            micro_batches = pack(samples, self.model, self.config.micro_batch_tokens)
             own: dict[int, tuple[float, ...]] = {}
-            for micro in self._own(micro_batches):
+            for micro in self._own(self._packed(samples)):
                 with torch.no_grad(), self.accelerator.autocast():
                     logprobs_BT, _ = self._score(micro, temperature)
                 for b, index in enumerate(micro.rows):

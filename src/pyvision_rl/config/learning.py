@@ -61,6 +61,7 @@ class TrainConfig(Section):
     learning_rate: float = Field(1e-6, gt=0)
     muon_learning_rate: float = Field(0.004, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's, each at least 0 and below 1."""
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
@@ -164,6 +165,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _objective_makes_sense(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas = {self.betas}: each at least 0 and below 1")
         if 0 < self.dual_clip <= 1:
             raise ValueError(f"dual_clip = {self.dual_clip}: above 1, or 0 for no bound")
         if self.tis_cap and self.old_logprobs != "learner":

@@ -37,6 +37,8 @@ class Scenario:
     """To go on from."""
     moved: float = 0.0
     """How far (standard deviation) each weight was moved before, as an earlier stage does."""
+    skipped: int = 0
+    """RL steps without an update before the last one."""
     gone: bool = False
     """Whether the model's folder is removed once process 0 has read it."""
 
@@ -72,6 +74,8 @@ def play(scenario: Scenario, make: Callable[..., Learner] = Learner) -> Outcome:
         learner.load_state_dict(scenario.state)
     done = Outcome()
     for batch in scenario.batches:
+        if scenario.skipped and batch is scenario.batches[-1]:
+            learner.go_to(learner.step + scenario.skipped + 1)
         try:
             rl = isinstance(batch, Batch)
             stats = learner.update(batch, 1.0) if rl else learner.sft_step(batch)

@@ -15,7 +15,7 @@ from pyvision_rl.advantages import assign
 from pyvision_rl.assemble import assemble, build_tasks, chunks, num_tasks
 from pyvision_rl.config import Config, TasksConfig
 from pyvision_rl.errors import ConfigError, TrainError
-from pyvision_rl.images import VisionSpec, grid
+from pyvision_rl.images import VisionSpec, scaled_size
 from pyvision_rl.media import image_media, open_image
 from pyvision_rl.metrics import rollout_metrics
 from pyvision_rl.rollout import derive_seed
@@ -131,7 +131,10 @@ def _check_script(trajectory: Trajectory, name: str) -> None:
 
 
 def shrink(trajectory: Trajectory, vision: VisionSpec) -> Trajectory:
-    """Return the trajectory with each context image at the size the model sees it."""
+    """Return the trajectory with each context image at the size the model sees it.
+
+    A picture that would be seen otherwise for it stays as it is (``images.scaled_size``).
+    """
     segments = tuple(
         replace(s, media=tuple(_shrunk(m, vision) for m in s.media)) for s in trajectory.segments
     )
@@ -139,8 +142,7 @@ def shrink(trajectory: Trajectory, vision: VisionSpec) -> Trajectory:
 
 
 def _shrunk(media: Media, vision: VisionSpec) -> Media:
-    _, rows, cols = grid(media, vision)
-    size = (cols * vision.patch_size, rows * vision.patch_size)
+    size = scaled_size(media, vision)
     if size == (media.width, media.height):
         return media
     return image_media(open_image(media).resize(size, Image.Resampling.BICUBIC))

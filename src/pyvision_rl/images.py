@@ -107,6 +107,19 @@ def grid(media: Media, spec: VisionSpec) -> tuple[int, int, int]:
     return 1, height // spec.patch_size, width // spec.patch_size
 
 
+def scaled_size(media: Media, spec: VisionSpec) -> tuple[int, int]:
+    """Return the (width, height) at which an image can be kept or sent, and be seen as it is now.
+
+    That is the size at which the network sees it, or its own where an image of that size would be
+    scaled once more or be refused: that of a long strip, or between pixel limits close together.
+    """
+    seen = grid(media, spec)
+    width, height = seen[2] * spec.patch_size, seen[1] * spec.patch_size
+    if too_long(width, height) or grid(Media("image", "", width, height), spec) != seen:
+        return media.width, media.height
+    return width, height
+
+
 def num_tokens(media: Media, spec: VisionSpec) -> int:
     """Return how many tokens the image takes in the network's context."""
     frames, rows, columns = grid(media, spec)

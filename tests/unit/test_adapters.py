@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,24 @@ def test_a_step_moves_adapters_and_nothing_else(folder: Path, dtype: str) -> Non
     assert changed
     assert all(".lora_" in name and ".language_model." in name for name in changed)
     assert {model.module.get_parameter(name).dtype for name in changed} == {torch.float32}
+
+
+def test_muon_moves_adapters_and_goes_on_with_the_same_bits(folder: Path) -> None:
+    train = TRAIN.model_copy(update={"optimizer": "muon"})
+    model, again = adapted(folder), adapted(folder)
+    before, batch = weights(model.module), batch_of(model)
+    learner, resumed = Learner(model, train), Learner(again, train)
+    stats = learner.update(batch, 1.0)
+    assert stats.learning_rate == train.muon_learning_rate
+    changed = {n for n, p in weights(model.module).items() if not torch.equal(p, before[n])}
+    assert changed
+    assert all(".lora_" in name for name in changed)
+    again.module.load_state_dict(model.module.state_dict())
+    resumed.load_state_dict(copy.deepcopy(learner.state_dict()))
+    learner.update(batch, 1.0)
+    resumed.update(batch, 1.0)
+    for name, value in weights(model.module).items():
+        assert torch.equal(value, again.module.get_parameter(name)), name
 
 
 @pytest.mark.parametrize("maps", ["all", "attention", "mlp"])

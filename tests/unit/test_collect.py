@@ -7,15 +7,17 @@ import types
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pyvision_rl.collect import collect_scripts, run_rollout, shrink
 from pyvision_rl.config import Config, TasksConfig
 from pyvision_rl.errors import ConfigError, TrainError
-from pyvision_rl.images import VisionSpec, num_tokens, patches
+from pyvision_rl.images import VisionSpec, grid, num_tokens, patches
 from pyvision_rl.media import image_media
 from pyvision_rl.runs import RunReader
-from pyvision_rl.types import EndReason, Segment, Trajectory
+from pyvision_rl.types import EndReason, Media, Segment, Trajectory
 from tests.fakes import Colours
 
 CONFIG = Config.model_validate(
@@ -101,13 +103,45 @@ def test_a_rollout_run_keeps_every_trajectory(tmp_path: Path) -> None:
     assert {s.trajectory.end for s in saved} == {EndReason.ANSWERED}
 
 
-def test_shrinking_changes_neither_tokens_nor_patches() -> None:
-    vision = VisionSpec(min_pixels=784, max_pixels=12544)
-    picture = image_media(Image.radial_gradient("L").resize((448, 300)).convert("RGB"))
+SMALL = VisionSpec(min_pixels=784, max_pixels=12544)
+
+
+def shrunk(width: int, height: int, vision: VisionSpec) -> tuple[Media, Media]:
+    """A picture, and what is kept of it."""
+    picture = image_media(Image.radial_gradient("L").resize((width, height)).convert("RGB"))
     whole = Trajectory(
         "t", 0, (Segment((1,), False, media=(picture,)),), (), (), EndReason.ANSWERED
     )
-    small = shrink(whole, vision).segments[0].media[0]
+    return picture, shrink(whole, vision).segments[0].media[0]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "vision"),
+    [
+        (1000, 36, SMALL),  # seen as 588 x 28, which would be seen as 504 x 28
+        (36, 1000, SMALL),
+        (7200, 36, VisionSpec()),  # seen as 7196 x 28, which no model takes
+        (300, 200, VisionSpec(min_pixels=12000, max_pixels=12544)),
+    ],
+)
+def test_a_picture_that_would_be_scaled_again_is_kept_as_it_is(
+    width: int, height: int, vision: VisionSpec
+) -> None:
+    picture, small = shrunk(width, height, vision)
+    assert small == picture
+
+
+@given(st.integers(20, 2000), st.integers(20, 2000), st.integers(1, 40), st.integers(1, 40))
+def test_shrinking_never_changes_what_is_seen(width: int, height: int, low: int, more: int) -> None:
+    vision = VisionSpec(min_pixels=low * 784, max_pixels=(low + more) * 784)
+    picture, small = shrunk(width, height, vision)
+    assert grid(small, vision) == grid(picture, vision)
+    assert (patches(small, vision) == patches(picture, vision)).all()
+
+
+def test_shrinking_changes_neither_tokens_nor_patches() -> None:
+    vision = SMALL
+    picture, small = shrunk(448, 300, vision)
     assert small.width * small.height <= 12544 < picture.width * picture.height
     assert num_tokens(small, vision) == num_tokens(picture, vision)
     assert (patches(small, vision) == patches(picture, vision)).all()

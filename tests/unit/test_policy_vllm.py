@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyvision_rl.checks.sections import check_config
 from pyvision_rl.config import Config, PolicyConfig
 from pyvision_rl.errors import ConfigError, PolicyError, RenderError
-from pyvision_rl.images import VisionSpec, num_tokens
+from pyvision_rl.images import VisionSpec, grid, num_tokens
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.facts import model_facts
 from pyvision_rl.policy.local import LocalPolicy
@@ -133,6 +133,18 @@ def test_greedy_episodes_are_those_of_the_local_policy(bench: Bench) -> None:
     assert [c.stop for c in theirs] == [c.stop for c in ours]
     for a, b in zip(theirs, ours, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+def test_a_picture_that_the_server_scales_all_the_same_is_sent_as_it_is(qwen: Bench) -> None:
+    strip = noise(1, 1000, 36)
+    seen = grid(strip, qwen.model.vision)
+    size = Media("image", "", seen[2] * 14, seen[1] * 14)
+    assert grid(size, qwen.model.vision) != seen, "or it would not be scaled again"
+    asked = ask(qwen.prompt("Look", strip))
+    with FakeVLLM(qwen.engine) as server:
+        (theirs,) = sample(qwen.served(server), asked)
+    (ours,) = sample(qwen.local(), asked)
+    assert theirs.token_ids == ours.token_ids
 
 
 def test_sampled_turns_score_as_they_do_here(qwen: Bench) -> None:

@@ -28,7 +28,7 @@ from pyvision_rl.sizes.machine import memory_limit
 from pyvision_rl.sizes.named import NAMES, named, named_config
 from pyvision_rl.sizes.needed import needed
 from pyvision_rl.sizes.parameters import LORA_MAPS, count, trained
-from pyvision_rl.sizes.plan import GIB, plan_of, require_fit
+from pyvision_rl.sizes.plan import GIB, _sft_tokens, plan_of, require_fit
 from pyvision_rl.train.batching import pack
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.memory_check import require_memory
@@ -286,6 +286,15 @@ def test_tokens_of_a_step_are_those_of_the_config() -> None:
     assert (tokens.episodes, tokens.trained_on) == (128, 64)
     assert (tokens.per_step, tokens.sampled) == (128 * 8192, 128 * 5 * 1024)
     assert tokens.per_pass == 8192
+
+
+@pytest.mark.parametrize(("rows", "per_pass"), [(0, 8 * 1000), (3, 3 * 1000), (99, 8 * 1000)])
+def test_rows_bound_a_pass_of_sft(rows: int, per_pass: int) -> None:
+    data = {"kind": "pairs", "path": "x", "max_tokens": 1000}
+    stages = [{"name": "s", "steps": 1, "batch_size": 8, "data": [data]}]
+    train = {"micro_batch_rows": rows}
+    config = Config.model_validate({"train": train, "sft": {"stages": stages}})
+    assert _sft_tokens(config)[0].per_pass == per_pass
 
 
 def test_what_is_missing_is_named_with_its_key(tmp_path: Path) -> None:

@@ -236,6 +236,54 @@ def test_saving_a_step_again_replaces_it(
     assert not (path / "stray").exists()
 
 
+class Kill(BaseException):
+    pass
+
+
+def kill_at(number: int, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Have the process die at the n-th call of a method of ``Path`` from now on."""
+    real, calls = getattr(Path, name), []
+
+    def method(self: Path, *arguments: Any, **options: Any) -> Any:
+        calls.append(self)
+        if len(calls) == number:
+            raise Kill
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, name, method)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "left"), [("rename", 1, 1), ("rename", 2, 1), ("unlink", 1, 2)]
+)
+@pytest.mark.parametrize("by_step", [False, True])
+def test_a_kill_while_a_step_is_replaced_leaves_the_old_one_or_the_new_one(
+    model: VisionLanguageModel,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    number: int,
+    left: int,
+    by_step: bool,
+) -> None:
+    folder = tmp_path / "checkpoints"
+    path = save(folder, 5, model, source, extra={"n": 1})
+    with monkeypatch.context() as patched:
+        kill_at(number, patched, name)
+        with pytest.raises(Kill):
+            save(folder, 5, model, source, extra={"n": 2})
+    assert has_checkpoints(tmp_path)
+    latest = latest_checkpoint(folder)
+    assert latest is not None
+    assert load_checkpoint(latest).extra == {"n": left}
+    found = resume_from(path if by_step else tmp_path)
+    assert (found.path, found.extra) == (path, {"n": left})
+    assert latest_checkpoint(folder) == path
+    save(folder, 5, model, source, extra={"n": 3})
+    assert sorted(folder.iterdir()) == [path]
+
+
 def test_tokenizer_files_outlive_the_folder_they_came_from(
     model: VisionLanguageModel, source: Path, tmp_path: Path
 ) -> None:

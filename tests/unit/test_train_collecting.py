@@ -17,7 +17,8 @@ from PIL import Image
 from pyvision_rl.config import Config
 from pyvision_rl.errors import TaskError, TrainError
 from pyvision_rl.media import image_media
-from pyvision_rl.train.carrying import pack, unpack
+from pyvision_rl.metrics import selection_metrics
+from pyvision_rl.train.carrying import pack, regrouped, unpack
 from pyvision_rl.train.collecting import Collected, Collector
 from pyvision_rl.train.task_stream import TaskStream, kinds
 from pyvision_rl.types import (
@@ -241,12 +242,54 @@ def test_empty_steps_in_a_row_stop_the_run_and_a_full_one_starts_the_count_again
         again.collect(6).check()
 
 
+def test_a_resumed_run_that_allows_fewer_empty_steps_stops_at_the_next_one() -> None:
+    made = collector(WRONG, max_empty_steps=9)
+    for step in range(1, 5):
+        made.collect(step).check()
+    again = collector(MIXED, MIXED, WRONG, max_empty_steps=2)
+    again.load_state_dict(saved(made.state_dict()))
+    again.collect(5).check()
+    again = collector(WRONG, max_empty_steps=2)
+    again.load_state_dict(saved(made.state_dict()))
+    with pytest.raises(TrainError, match=r"5 steps in a row had nothing to train on"):
+        again.collect(5).check()
+
+
 def test_what_is_collected_counts_every_trajectory_once() -> None:
     made = collector(MIXED, (1.0, 0.5), oversample=2.0, carry_over=True)
     first, second = made.collect(1), made.collect(2)
     assert (first.batch.num_generated, first.batch.num_carried_out) == (8, 4)
     assert second.carried_in == tuple(c.group for c in first.batch.carried)
     assert (second.batch.num_generated, second.batch.num_carried_in) == (8, 4)
+
+
+def test_trajectories_that_are_carried_one_by_one_count_as_their_groups() -> None:
+    # Of two groups of four the first step uses one; the second has only the other to train on.
+    plan = ((1.0, 0.0, 1.0, 0.0), (1.0, 0.4, 0.9, 0.2), (0.0,) * 4)
+    rules = {"groups_per_step": 1, "oversample": 2.0, "carry_over": True, "max_staleness": 3}
+    made = collector(*plan, rank_unit="trajectory", min_survivors=1, **rules)
+    made.collect(1)
+    again = collector(plan[-1], rank_unit="trajectory", min_survivors=1, **rules)
+    again.load_state_dict(saved(made.state_dict()))
+    for each in (made, again):
+        second = each.collect(2)
+        (late,) = second.carried_in
+        assert len(late.trajectories) == second.batch.num_carried_in == 4
+        assert [late.advantages[t.rollout] for t in late.trajectories] == [  # type: ignore[index]
+            s.advantage for s in second.batch.samples
+        ]
+        numbers = selection_metrics(second.groups, second.batch, second.carried_in)
+        assert (numbers["groups_trained"], numbers["kept"]) == (1.0, 4.0)
+
+
+def test_a_task_drawn_twice_in_a_step_is_carried_as_two_groups() -> None:
+    task = Task(TaskInput("t", "?", (RED,), "c", "s"), Gold("7"))
+    units = [
+        Candidate(Group(task, (episode("t", rollout, 1.0),), (0.5,)), rank, born)
+        for rank, born in ((0.5, 2), (0.5, 2), (0.5, 1), (0.25, 2))
+        for rollout in (0, 2)
+    ]
+    assert [[t.rollout for t in g.trajectories] for g in regrouped(units)] == [[0, 2]] * 4
 
 
 def test_carried_groups_spare_a_round() -> None:

@@ -13,7 +13,7 @@ import torch
 from pyvision_rl.config import TrainConfig
 from pyvision_rl.errors import ConfigError, TrainError
 from pyvision_rl.models.base import VisionLanguageModel
-from pyvision_rl.train.batching import Example
+from pyvision_rl.train.batching import Example, MicroBatch
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.types import Batch, EndReason, Scored, Segment, Trajectory
 from tests.sampled import batch_of, clone, episode
@@ -194,6 +194,29 @@ def test_logprobs_come_in_the_order_of_the_trajectories(model: VisionLanguageMod
     for trajectory, found in zip(trajectories, together, strict=True):
         assert len(found) == trajectory.num_sampled_tokens
         assert found == pytest.approx(learner.logprobs([trajectory])[0], abs=1e-4)
+
+
+class NotesRows(Learner):
+    """Notes the rows of every forward pass."""
+
+    def _score(self, micro: MicroBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        self.passes = (*getattr(self, "passes", ()), micro.rows)
+        return super()._score(micro, temperature)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_the_rows_of_every_forward_pass_are_bounded(model: VisionLanguageModel, rows: int) -> None:
+    batch, config = batch_of(model), TrainConfig(micro_batch_rows=rows)
+    trajectories = [s.trajectory for s in batch.samples]
+    plain, bounded = Learner(clone(model), TrainConfig()), NotesRows(clone(model), config)
+    for found, want in zip(
+        bounded.logprobs(trajectories), plain.logprobs(trajectories), strict=True
+    ):
+        assert found == pytest.approx(want, abs=1e-4)
+    learnt = [Example(t.segments) for t in trajectories]
+    assert bounded.sft_step(learnt).loss == pytest.approx(plain.sft_step(learnt).loss, rel=1e-5)
+    bounded.update(batch, 1.0)
+    assert {len(each) for each in bounded.passes} == {rows or 4}
 
 
 def test_scoring_the_vocabulary_in_chunks_changes_nothing(model: VisionLanguageModel) -> None:
@@ -387,6 +410,16 @@ def test_a_resumed_learner_goes_on_with_the_same_bits(
     for _ in range(2):
         learner.update(batch, 1.0)
     assert_unchanged(resumed, weights(through))
+
+
+def test_the_environment_changes_no_gradient(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batch_of(model)
+    plain = Learner(clone(model), TrainConfig()).update(batch, 1.0)
+    # What accelerate's launcher sets from its own config.
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert Learner(clone(model), TrainConfig()).update(batch, 1.0) == plain
 
 
 def test_bf16_autocast_stays_near_float32(model: VisionLanguageModel) -> None:

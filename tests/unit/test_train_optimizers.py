@@ -82,6 +82,15 @@ def test_every_trainable_parameter_is_trained_once(optimizer: str) -> None:
     assert {id(p) for p in parameters} == {id(p) for p in net.parameters()}
 
 
+def test_where_muon_takes_all_there_is_no_adamw_and_the_rate_is_muons() -> None:
+    net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    config = TrainConfig(optimizer="muon", muon_learning_rate=0.25)
+    optimizers = build_optimizers(net, config)
+    assert list(names(net, optimizers)) == ["Muon"]
+    optimizers.set_factor(0.5)
+    assert optimizers.learning_rate == 0.125
+
+
 def test_a_frozen_vision_tower_is_left_out() -> None:
     net = Net()
     frozen = freeze_vision(net)

@@ -79,9 +79,11 @@ def scenarios(folder: Path, model: VisionLanguageModel) -> dict[str, Scenario]:
     parts = {"minibatches": 2, "epochs": 2, "old_logprobs": "learner", "tis_cap": 2.0}
     kinds: dict[str, tuple[dict[str, Any], list[Any]]] = {
         "sft": (small, sft),
+        "sft of single rows": ({"learning_rate": RATE, "micro_batch_rows": 1}, sft),
         "sft of one micro-batch": ({"learning_rate": RATE}, sft),
         "rl": (small | {"grad_clip": 0.05}, rl),
         "minibatches": (small | parts, rl),
+        "after empty steps": (small | parts | {"warmup_steps": 9}, rl),
         "micro-batch means": (small | {"loss_norm": "micro_batch_mean"}, rl),
         "without its tower": (small | {"freeze_vision": True}, rl),
         "checkpointing": (small | {"gradient_checkpointing": True}, rl),
@@ -92,10 +94,14 @@ def scenarios(folder: Path, model: VisionLanguageModel) -> dict[str, Scenario]:
         "adapters beside bfloat16": (small | {"lora_rank": 4, "lora_alpha": 8}, rl),
     }
     # None starts with the weights that lie in the folder: those of a second stage do not.
-    return {
+    made = {
         n: Scenario(str(folder), *k, "bfloat16" if n in HALF else "float32", moved=0.05)
         for n, k in kinds.items()
     }
+    # Rate and minibatches depend on the step: every process must know it.
+    apart = [batch, Batch(batch.samples)]
+    made["after empty steps"] = replace(made["after empty steps"], batches=apart, skipped=3)
+    return made
 
 
 HALF = ("master weights", "adapters beside bfloat16")
@@ -104,7 +110,8 @@ WHOLE = ("sft", "rl", "minibatches", "adapters", *HALF)
 """What is played with the whole network in each process."""
 SHARED = (
     *(*WHOLE, "sft of one micro-batch", "micro-batch means", "without its tower"),
-    *("checkpointing", "not finite", "undone"),
+    *("checkpointing", "not finite", "undone", "after empty steps"),
+    "sft of single rows",
 )
 PLAYED = [*(f"ddp {name}" for name in WHOLE), *(f"fsdp2 {name}" for name in SHARED)]
 

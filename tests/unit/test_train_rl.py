@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pyvision_rl.checks.rl import check_rl
 from pyvision_rl.config import Config, RewardsConfig
 from pyvision_rl.errors import CheckpointError, ConfigError, TaskError, TrainError
 from pyvision_rl.metrics import check_failures
@@ -20,10 +24,11 @@ from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.train.interrupts import Interrupted
+from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.rl import run_rl
 from pyvision_rl.train.task_stream import TaskStream, _shuffled
-from pyvision_rl.types import EndReason, Group, Task, Trajectory
-from tests.fakes import Colours
+from pyvision_rl.types import Batch, EndReason, Group, Task, Trajectory, UpdateStats
+from tests.fakes import Colours, ParityGrader
 from tests.measured import Copying
 from tests.tiny_models import ROUNDING, make_tiny
 
@@ -56,6 +61,10 @@ def config(model: Path, **sections: dict[str, object]) -> Config:
 def metrics(out: Path) -> list[dict[str, object]]:
     lines = RunReader(out).metrics()
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def events(out: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in e.items() if k != "time"} for e in RunReader(out).events()]
 
 
 def weights(out: Path, step: int) -> bytes:
@@ -210,6 +219,15 @@ def test_sigterm_finishes_the_step_saves_and_says_how_to_go_on(model: Path, tmp_
     assert [m["step"] for m in metrics(out)] == [1, 2, 3, 4]
 
 
+class Torn(Colours):
+    """Tasks of which one cannot be read."""
+
+    def __getitem__(self, index: int) -> Task:
+        if index == 3:
+            raise TaskError("colour-3: the image is torn")
+        return super().__getitem__(index)
+
+
 class StopsInTheSecondStep:
     """Finds every answer wrong; sends SIGTERM at the 40th, which is in the second step."""
 
@@ -228,17 +246,24 @@ def test_sigterm_between_rounds_drops_the_step_and_a_resumed_run_makes_it_again(
 ) -> None:
     # Three rounds of three groups of four: 36 episodes a step.
     more = {"selection": {"max_rounds": 3}, "train": {"steps": 3, "save_every": 100}}
+    more |= {"tasks": {"name": "test_train_rl:Torn"}}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_rl(config(model, rewards={"name": "match"}, **more), whole)
     stops = config(model, rewards={"name": "test_train_rl:StopsInTheSecondStep"}, **more)
     with pytest.raises(Interrupted):
         run_rl(stops, parts)
     assert [m["step"] for m in metrics(parts)] == [1]
-    assert [e["name"] for e in RunReader(parts).events() if e["step"] == 2] == ["dropped_step"]
+    named = [(e["step"], e["name"]) for e in RunReader(parts).events()]
+    assert (1, "skipped_task") in named
+    assert set(named[named.index((2, "dropped_step")) :]) == {
+        (2, "dropped_step"),
+        (2, "skipped_task"),
+    }
     assert not (parts / "rollouts" / "step_000002.jsonl").exists()
     run_rl(config(model, rewards={"name": "match"}, **more), parts, resume=parts)
     assert metrics(parts) == metrics(whole)
     assert weights(parts, 3) == weights(whole, 3)
+    assert events(parts) == events(whole)
 
 
 def test_a_run_whose_metrics_have_a_hole_is_refused_until_a_checkpoint_before_it_is_the_last(
@@ -269,6 +294,49 @@ def test_an_empty_step_is_noted_and_changes_nothing(model: Path, tmp_path: Path)
     run_rl(config(model, rewards={"name": "match"}, train={"steps": 1}), tmp_path / "run")
     assert RunReader(tmp_path / "run").events()[0]["name"] == "empty_step"
     assert metrics(tmp_path / "run")[0]["dropped_zero_std"] == 12
+
+
+class WrongInTheFirstStep(ParityGrader):
+    """Finds the twelve answers of the first step wrong, whatever they are."""
+
+    def __init__(self, config: RewardsConfig) -> None:
+        super().__init__(config)
+        self.graded = 0
+
+    async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
+        self.graded += 1
+        found = await super().__call__(task, trajectory)
+        return Grade(0.0, False, "") if self.graded <= 12 else found
+
+
+class CountsUpdates(Learner):
+    """Saves how many updates it made, as checkpoints once did, and meets a NaN in a later one."""
+
+    def __init__(self, *args: Any, spoilt: int = 0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.updates, self.spoilt = 0, spoilt
+
+    def update(self, batch: Batch, temperature: float) -> UpdateStats:
+        self.updates += 1
+        if self.updates == self.spoilt:
+            batch = replace(batch, samples=(replace(batch.samples[0], advantage=math.nan),))
+        return super().update(batch, temperature)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"step": self.updates}
+
+
+def test_an_empty_step_counts_for_the_rate_and_in_errors(model: Path, tmp_path: Path) -> None:
+    train = {"schedule": "cosine", "warmup_steps": 1, "save_every": 2}
+    chosen = config(model, rewards={"name": "test_train_rl:WrongInTheFirstStep"}, train=train)
+    out = tmp_path / "run"
+    with pytest.raises(TrainError, match=r"step 3: the loss of samples \[0\] is nan"):
+        run_rl(chosen, out, learner=partial(CountsUpdates, spoilt=2))
+    run_rl(config(model, train=train), out, resume=out)
+    rates = [line.get("train_learning_rate") for line in metrics(out)]
+    # Half a cosine over the three steps behind the warm-up, of which the first begins step 2.
+    curve = [1e-3 * 0.5 * (1 + math.cos(math.pi * n / 3)) for n in range(3)]
+    assert rates == [None, *map(pytest.approx, curve)]
 
 
 def test_evaluation_during_training_is_in_the_metrics(model: Path, tmp_path: Path) -> None:
@@ -381,12 +449,6 @@ def test_run_json_runs_again(model: Path, tmp_path: Path) -> None:
 
 
 def test_an_unreadable_task_is_skipped_noted_and_does_not_stop_the_run() -> None:
-    class Torn(Colours):
-        def __getitem__(self, index: int) -> Task:
-            if index == 3:
-                raise TaskError("colour-3: the image is torn")
-            return super().__getitem__(index)
-
     stream = TaskStream(Torn(None), 8, seed=1)  # type: ignore[arg-type]
     assert len({t.id for t in stream.take(7)}) == 7
     assert stream.skipped() == [("skipped_task", "colour-3: the image is torn")]
@@ -440,6 +502,17 @@ def test_greedy_sampling_is_refused_before_work_starts(model: Path, tmp_path: Pa
             {"train": {"kl_coefficient": 0.1, "kl_reference": "/nowhere"}},
             r"train.kl_reference: /nowhere is no model directory",
         ),
+        (
+            {"train": {"mixed_precision": "fp16"}, "policy": {"dtype": "bfloat16"}},
+            r'"fp16" .* policy.dtype = "bfloat16" wants to be "float32"',
+        ),
+        (
+            {
+                "train": {"mixed_precision": "fp16", "master_weights": True},
+                "policy": {"dtype": "float16"},
+            },
+            r'"fp16" .* policy.dtype = "float16" wants to be "float32"',
+        ),
     ],
 )
 def test_sections_that_do_not_fit_are_refused_before_the_model_is_loaded(
@@ -448,6 +521,14 @@ def test_sections_that_do_not_fit_are_refused_before_the_model_is_loaded(
     with pytest.raises(ConfigError, match=message):
         run_rl(config(tmp_path / "no model", **sections), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "train"),
+    [("float32", {}), ("float32", {"master_weights": True}), ("bfloat16", {"lora_rank": 4})],
+)
+def test_fp16_is_for_whatever_trains_float32(dtype: str, train: dict[str, object]) -> None:
+    check_rl(config(Path("m"), policy={"dtype": dtype}, train={"mixed_precision": "fp16"} | train))
 
 
 def test_an_unknown_filter_is_refused_before_work_starts(model: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tiny_models import make_tiny
 
 from pyvision_rl.checks.sft import check_stages
 from pyvision_rl.config import Config
-from pyvision_rl.errors import CheckpointError, ConfigError
+from pyvision_rl.errors import CheckpointError, ConfigError, RunError
 from pyvision_rl.media import image_media
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.runs import RunReader, RunWriter
@@ -200,6 +200,20 @@ def test_a_resumed_run_does_not_hold_the_state_it_went_on_from(
     assert held == [False, False]
 
 
+@pytest.mark.parametrize("had", [0, 2])
+def test_a_run_killed_between_its_last_checkpoint_and_the_link_gets_the_link(
+    source: Path, pairs: Path, tmp_path: Path, had: int
+) -> None:
+    config, out = config_of(source, pairs), tmp_path / "run"
+    run_sft(config, out, wire=Wiring())
+    # What the kill leaves: no link, or one to the checkpoint before.
+    (out / "final").unlink()
+    if had:
+        (out / "final").symlink_to(f"checkpoints/step_{had:06d}")
+    result = run_sft(config, out, resume=out, wire=Wiring())
+    assert result.model.resolve() == step_path(out / "checkpoints", 4)
+
+
 def test_a_finished_run_is_not_run_again(source: Path, pairs: Path, tmp_path: Path) -> None:
     config = config_of(source, pairs)
     run_sft(config, tmp_path / "run", wire=Wiring())
@@ -346,6 +360,32 @@ def test_a_run_killed_inside_the_window_does_not_train_on(
     assert_same_weights(out / "final", tmp_path / "whole" / "final")
 
 
+def test_a_run_killed_while_its_best_step_becomes_the_border_goes_on_from_it(
+    source: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The best step is the last: its checkpoint, the only one kept, is replaced by the border's.
+    stages = ({**PROBED, "steps": 2}, {"name": "next", "steps": 1})
+    config = config_of(source, pairs, *stages, keep_checkpoints=1)
+    run_sft(config, tmp_path / "whole", wire=Wiring(distances={2: 0.1}))
+    out, rename, seen = tmp_path / "run", Path.rename, list[str]()
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name in seen:
+            raise KeyboardInterrupt
+        seen.append(self.name)
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_sft(config, out, wire=Wiring(distances={2: 0.1}))
+    assert not step_path(out / "checkpoints", 2).exists(), "or the kill came elsewhere"
+    rest = Wiring()
+    run_sft(config, out, resume=out, wire=rest)
+    assert list(rest.lines) == [3]
+    assert_same_weights(out / "final", tmp_path / "whole" / "final")
+
+
 def test_a_last_step_outside_the_window_is_told(source: Path, pairs: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     config = config_of(source, pairs, {**PROBED, "steps": 2})
@@ -372,6 +412,24 @@ def test_a_second_signal_is_not_held_back() -> None:
         assert (stop.received, stop.exit_code) == (signal.SIGINT, 130)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    config, out = config_of(source, pairs, {"steps": 2}), tmp_path / "run"
+    with RunWriter(out, config, verb="sft") as writer:
+        writer.metrics(1, {"loss": 9.0})
+        writer.event("remark", "of the life before", 1)
+    with pytest.raises(RunError, match="run"):
+        run_sft(config, out)
+    result = run_sft(config, out, resume=out)
+    run_sft(config, tmp_path / "whole")
+    assert [line["step"] for line in RunReader(out).metrics()] == [1, 2]
+    assert RunReader(out).events() == []
+    assert_same_weights(result.model, tmp_path / "whole" / "final")
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        run_sft(config, tmp_path / "new", resume=tmp_path)
 
 
 def test_the_packages_own_parts_make_a_run_folder(

@@ -7,6 +7,8 @@ import re
 import signal
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +281,75 @@ def test_the_weights_with_the_lowest_held_out_nll_are_kept(
         assert torch.equal(value, best[name]), name
 
 
+@pytest.mark.parametrize("more", [{}, {"eval_every": 2}, {"ema_decay": 0.7}])
+@pytest.mark.parametrize(
+    ("distances", "kept"), [({2: 0.5, 4: 0.0}, 4), ({2: 0.1, 4: 0.5, 6: 0.5}, 2)]
+)
+def test_the_held_out_nll_of_a_probed_stage_is_that_of_the_weights_it_keeps(
+    source: Path,
+    pairs: Path,
+    tmp_path: Path,
+    distances: dict[int, float],
+    kept: int,
+    more: dict[str, Any],
+) -> None:
+    stage = {"steps": 6, "stop_when": "probe", "probe_every": 2, "eval_share": 0.4, **more}
+    config = config_of(source, pairs, stage)
+    whole = Wiring(distances=distances)
+    result = run_sft(config, tmp_path / "whole", wire=whole)
+    data = StageData(config, 0, load_renderer(str(source)), lambda data: [])
+    learner = Learner(load_model(str(result.model), device="cpu"), SMALL)
+    assert result.held_out_nll == whole.lines[kept]["held_out_nll"]
+    assert mean_nll(learner, data.held_out) == pytest.approx(result.held_out_nll, abs=1e-5)
+
+    def stop(step: int) -> None:
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    out, parts = tmp_path / "parts", Wiring(distances=distances, after_step=stop)
+    with pytest.raises(Interrupted):
+        run_sft(config, out, wire=parts)
+    parts.after_step = lambda _: None
+    again = run_sft(config, out, resume=out, wire=parts)
+    assert parts.lines == whole.lines
+    assert again.held_out_nll == result.held_out_nll
+
+
+def test_a_run_killed_behind_its_last_step_still_says_its_held_out_nll(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    config = config_of(source, pairs, HELD, save_every=99)
+    whole = run_sft(config, tmp_path / "whole", wire=Wiring())
+
+    class Dies(Wiring):
+        """Stopped at the last step, whose checkpoint is saved, and killed at the next save."""
+
+        @contextmanager
+        def __call__(self, *arguments: Any) -> Iterator[Any]:
+            with Wiring.__call__(self, *arguments) as parts:
+                model, save, saved = parts.model, parts.model.save, list[Path]()
+
+                def once(path: Path) -> None:
+                    if saved:
+                        raise KeyboardInterrupt
+                    saved.append(path)
+                    save(path)
+
+                model.save = once  # type: ignore[method-assign]
+                yield parts
+
+    def stop(step: int) -> None:
+        if step == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_sft(config, out, wire=Dies(after_step=stop))
+    idle = Wiring()
+    assert run_sft(config, out, resume=out, wire=idle).held_out_nll == whole.held_out_nll
+    assert idle.lines == {}
+
+
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
@@ -309,6 +380,16 @@ def test_averaging_rounded_weights_is_refused_before_work_starts(source: Path, p
     config = config_of(source, pairs, EMA)
     half = config.policy.model_copy(update={"dtype": "bfloat16"})
     with pytest.raises(ConfigError, match=r"ema_decay needs policy\.dtype"):
+        check_stages(config.model_copy(update={"policy": half}))
+
+
+def test_scaling_the_gradients_of_rounded_weights_is_refused_before_work_starts(
+    source: Path, pairs: Path
+) -> None:
+    config = config_of(source, pairs, mixed_precision="fp16", master_weights=True)
+    check_stages(config)
+    half = config.policy.model_copy(update={"dtype": "bfloat16"})
+    with pytest.raises(ConfigError, match=r'"fp16" .* policy\.dtype = "bfloat16"'):
         check_stages(config.model_copy(update={"policy": half}))
 
 

@@ -420,6 +420,8 @@ def test_only_positions_before_a_sampled_token_carry_gradient(
         ("train.minibatches=0", "train.minibatches"),
         ("train.kl_coefficient=-1", "train.kl_coefficient"),
         ("train.old_logprobs=vllm", "train.old_logprobs"),
+        ("train.betas=[0.9,1.0]", "betas = .*: each at least 0 and below 1"),
+        ("train.betas=[-0.1,0.9]", "betas = .*: each at least 0 and below 1"),
     ],
 )
 def test_objectives_that_make_no_sense_are_refused(change: str, told: str) -> None:

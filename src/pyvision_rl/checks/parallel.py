@@ -1,4 +1,4 @@
-"""What ``train.parallel`` and ``train.overlap`` cannot be combined with.
+"""What ``train.parallel``, ``train.overlap`` and fp16 cannot be combined with.
 
 In: a config that has one of them. Out: a ``ConfigError`` that names the key. Needs no torch and
 starts no process.
@@ -34,6 +34,16 @@ def check_parallel(config: Config) -> None:
         raise ConfigError(
             f"{key} has no reference policy yet: train.kl_coefficient = {train.kl_coefficient} "
             "wants one process"
+        )
+
+
+def check_fp16(config: Config) -> None:
+    """Raise ConfigError where ``mixed_precision = "fp16"`` would scale gradients of 16 bits."""
+    if config.policy.dtype != "float32" and not config.train.lora_rank:
+        raise ConfigError(
+            'train.mixed_precision = "fp16" scales the loss, which wants gradients of float32: '
+            f'policy.dtype = "{config.policy.dtype}" wants to be "float32", or train.lora_rank to '
+            "be above 0, whose adapters are"
         )
 
 

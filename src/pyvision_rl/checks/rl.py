@@ -43,6 +43,10 @@ def check_training(config: Config) -> None:
 
         check_parallel(config)
     train = config.train
+    if train.mixed_precision == "fp16":
+        from pyvision_rl.checks.parallel import check_fp16
+
+        check_fp16(config)
     if train.overlap:
         from pyvision_rl.checks.parallel import check_overlap
 

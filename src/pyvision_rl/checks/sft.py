@@ -27,6 +27,10 @@ def check_stages(config: Config) -> None:
         from pyvision_rl.checks.parallel import check_parallel
 
         check_parallel(config)
+    if config.train.mixed_precision == "fp16":
+        from pyvision_rl.checks.parallel import check_fp16
+
+        check_fp16(config)
     for index, stage in enumerate(config.sft.stages):
         check_stage(config, index)
         compile_rules(stage.token_weights, f"sft.stages[{index}]")

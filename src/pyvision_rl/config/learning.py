@@ -61,6 +61,7 @@ class TrainConfig(Section):
     learning_rate: float = Field(1e-6, gt=0)
     muon_learning_rate: float = Field(0.004, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's, each at least 0 and below 1."""
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
@@ -73,7 +74,7 @@ class TrainConfig(Section):
     """Padded tokens of one forward pass; micro-batches only bound memory, never the loss (but see
     ``loss_norm``)."""
     micro_batch_rows: int = Field(0, ge=0)
-    """Most trajectories of one forward pass; 0 bounds only their tokens."""
+    """Most trajectories, or examples of SFT, of one forward pass; 0 bounds only their tokens."""
     minibatches: int = Field(1, gt=0)
     """Parts of a batch, whole groups each, that get an optimizer step of their own; which groups
     share one is drawn by seed and step. Learning rates follow RL steps, not optimizer steps."""
@@ -117,7 +118,8 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = False
     """Keep only the input of each layer for the backward pass, and compute the rest again."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Of the learner's passes; the sampler keeps to ``policy.dtype``, so ratios start off 1."""
+    """Of the learner's passes; the sampler keeps to ``policy.dtype``, so ratios start off 1. fp16
+    needs a GPU, and float32 for what is trained: the network (``policy.dtype``) or adapters."""
     master_weights: bool = False
     """With a 16-bit ``policy.dtype``: the optimizer moves a float32 copy of what is trained, and
     the network gets it rounded. Without it updates below a weight's precision are lost."""
@@ -163,6 +165,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _objective_makes_sense(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas = {self.betas}: each at least 0 and below 1")
         if 0 < self.dual_clip <= 1:
             raise ValueError(f"dual_clip = {self.dual_clip}: above 1, or 0 for no bound")
         if self.tis_cap and self.old_logprobs != "learner":
@@ -235,7 +239,8 @@ class SftStageConfig(Section):
     eval_data: tuple[SftDataConfig, ...] = ()
     """Sources that are held out whole."""
     eval_every: int = Field(0, ge=0)
-    """Steps between measures of the held-out NLL; 0 measures at the stage's last step only."""
+    """Steps between measures of the held-out NLL; 0 measures at the stage's last step only. With
+    ``stop_when = "probe"`` every step that may be kept is measured besides."""
     keep_best: bool = False
     """Keep the measured weights with the lowest held-out NLL instead of the last ones."""
 

@@ -2,7 +2,8 @@
 
 In: segments with ONE placeholder id per image, as they are. Out: an ``Asked``: the same ids, the
 images as data URLs, and our own expansion, with which the server's is compared. Images are scaled
-here to the size at which the network sees them, so that the server has nothing left to scale.
+here to the size at which the network sees them, so that the server has nothing left to scale; what
+it would scale all the same, such as a long strip, it gets as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from pyvision_rl.errors import PolicyError
-from pyvision_rl.images import VisionSpec, expand_segment, smart_resize
+from pyvision_rl.images import VisionSpec, expand_segment, scaled_size
 from pyvision_rl.media import data_url, open_image, png_of
 from pyvision_rl.types import Media, Segment
 
@@ -98,11 +99,9 @@ class PromptWriter:
 
 
 def _shown(media: Media, vision: VisionSpec) -> str:
-    """An image, scaled as ``images.patches`` scales it, as a PNG in a data URL."""
+    """An image, scaled as ``images.patches`` scales it where it can be, as a PNG in a data URL."""
     image = open_image(media)
-    height, width = smart_resize(
-        media.height, media.width, vision.factor, vision.min_pixels, vision.max_pixels
-    )
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    size = scaled_size(media, vision)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
     return data_url(png_of(image))

@@ -304,7 +304,8 @@ def _sft_tokens(config: Config) -> tuple[Tokens, int, int]:
     if not sources or len(known) < len(bounds):
         return Tokens(None, batch, batch, 0, None, room), 1, room
     longest = max(known)
-    per_pass = min(batch * longest, max(room, longest))
+    most = config.train.micro_batch_rows or batch
+    per_pass = min(min(batch, most) * longest, max(room, longest))
     rows = math.ceil(per_pass / longest)
     return Tokens(longest, batch, batch, 0, batch * longest, per_pass), rows, per_pass
 

@@ -1,12 +1,14 @@
 """Carried groups in a checkpoint: everything needed to train on them after a restart.
 
-In: candidates. Out: plain values and tensors, and from them equal candidates. A picture is stored
+In: candidates. Out: plain values and tensors, and from them equal candidates; or the groups that
+single trajectories were carried from. A picture is stored
 once, its pixels compressed; a file that is only named by its path stays where it is.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +46,29 @@ def unpack(state: Mapping[str, Any]) -> tuple[Candidate, ...]:
     return tuple(
         Candidate(_group([decode(m, find) for m in c["members"]]), c["rank"], c["born"])
         for c in state["groups"]
+    )
+
+
+def regrouped(carried: Sequence[Candidate]) -> tuple[Group, ...]:
+    """Return candidates of one trajectory each as groups: those that were generated together.
+
+    An epoch's border may draw a task twice in a step: then a rollout comes twice too.
+    """
+    found: dict[tuple[int, str, float, int], list[Group]] = {}
+    seen: Counter[tuple[int, str, float, int]] = Counter()
+    for candidate in carried:
+        unit = candidate.group
+        origin = (candidate.born, unit.task.id, candidate.rank)
+        member = (*origin, unit.trajectories[0].rollout)
+        found.setdefault((*origin, seen[member]), []).append(unit)
+        seen[member] += 1
+    return tuple(
+        Group(
+            units[0].task,
+            tuple(t for unit in units for t in unit.trajectories),
+            tuple(a for unit in units for a in unit.advantages or ()),
+        )
+        for units in found.values()
     )
 
 

@@ -6,7 +6,9 @@
         MANIFEST.json    every other file's size and SHA-256, written last
 
 In: a model, a learner and plain values. Out: the folder above; and from it a ``Checkpoint``. A
-process killed while saving leaves a temporary folder that nobody reads and the next save removes.
+process killed while saving leaves a temporary folder that nobody reads and the next save removes;
+one killed while it replaces a step leaves the old folder under another name, which counts until the
+new one is in its place.
 ``trainer.pt`` holds tensors and plain containers only and is read with ``weights_only=True``.
 """
 
@@ -38,6 +40,7 @@ from pyvision_rl.train.learner import Learner
 MANIFEST = "MANIFEST.json"
 _TRAINER = "trainer.pt"
 _TEMPORARY = ".saving_"
+_REPLACED = ".replaced_"
 _NAME = re.compile(r"step_(\d{6,})")
 _NOT_TOKENIZER = re.compile(
     r".*\.(safetensors|bin|pt|pth|gguf|h5|msgpack|onnx|md)|.*\.index\.json|\..*"
@@ -110,6 +113,7 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(leftover)
+        _end_replacing(folder)
         temporary.mkdir()
         _copy_tokenizer(_tokenizer_folder(source, folder), temporary)
         model.save(temporary)
@@ -157,7 +161,9 @@ def resume_from(path: Path, warn: Callable[[str], None] = _log.warning) -> Check
     Raises:
         CheckpointError: There is none.
     """
-    if (path / MANIFEST).exists() or _NAME.fullmatch(path.name):
+    one = (path / MANIFEST).exists() or _NAME.fullmatch(path.name)
+    _end_replacing(path.parent if one else path / "checkpoints")
+    if one:
         return load_checkpoint(path)
     problems: list[str] = []
     for candidate in reversed(_all(path / "checkpoints")):
@@ -239,7 +245,7 @@ def arrange(run: Path, step: int, config: TrainConfig, best: int | None) -> None
 def drop_after(folder: Path, step: int) -> None:
     """Remove the checkpoints of later steps: a run that goes on from ``step`` will make its own."""
     for path in _all(folder):
-        if int(path.name.removeprefix("step_")) > step:
+        if int(path.name.rpartition("_")[2]) > step:
             _remove(path)
 
 
@@ -335,11 +341,21 @@ def _write_manifest(folder: Path, step: int) -> None:
 
 def _put_in_place(temporary: Path, target: Path) -> None:
     if target.exists():
-        # A folder cannot be renamed onto a full one: between these lines neither is in place, and
-        # a kill there costs this step's checkpoint, never a wrong one.
-        _remove(target)
+        # A folder cannot be renamed onto a full one, and this may be the only one there is.
+        target.rename(target.with_name(f"{_REPLACED}{target.name}"))
     temporary.rename(target)
     _flush(target.parent)
+    _end_replacing(target.parent)
+
+
+def _end_replacing(folder: Path) -> None:
+    """Remove checkpoints that were replaced; one whose successor never came goes back."""
+    for old in folder.glob(f"{_REPLACED}*"):
+        place = old.with_name(old.name.removeprefix(_REPLACED))
+        if place.exists():
+            _remove(old)
+        else:
+            old.rename(place)
 
 
 def _remove(path: Path) -> None:
@@ -349,9 +365,13 @@ def _remove(path: Path) -> None:
 
 
 def _all(folder: Path) -> list[Path]:
-    """Return the checkpoint folders, by step."""
-    found = [(m, path) for path in folder.glob("step_*") if (m := _NAME.fullmatch(path.name))]
-    return [path for match, path in sorted(found, key=lambda pair: int(pair[0][1]))]
+    """Return the checkpoint folders, by step; one that is being replaced until it is."""
+    found: dict[int, Path] = {}
+    # The new one of a step comes last, and counts.
+    for path in (*folder.glob(f"{_REPLACED}*"), *folder.glob("step_*")):
+        if match := _NAME.fullmatch(path.name.removeprefix(_REPLACED)):
+            found[int(match[1])] = path
+    return [path for _, path in sorted(found.items())]
 
 
 def _sha256(file: Path) -> str:

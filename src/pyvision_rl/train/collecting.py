@@ -75,12 +75,21 @@ class Collector:
         carried, batch = self._carried, select(groups, config, step=step, carried=self._carried)
         self._carried = batch.carried
         self._empty_steps = 0 if batch.samples else self._empty_steps + 1
-        shortage = ""
-        if (not full and config.on_short == "error") or self._empty_steps == config.max_empty_steps:
+        shortage, most = "", config.max_empty_steps
+        # Above it, if a resumed run allows fewer than were counted before.
+        starved = most is not None and self._empty_steps >= most
+        if starved or (not full and config.on_short == "error"):
             from pyvision_rl.train.shortage import explain
 
             shortage = explain(groups, batch, config, step, rounds, self._empty_steps)
-        return Collected(tuple(groups), batch, tuple(c.group for c in carried), shortage)
+        return Collected(tuple(groups), batch, self._groups(carried), shortage)
+
+    def _groups(self, carried: tuple[Candidate, ...]) -> tuple[Group, ...]:
+        if carried and self._assembly.config.selection.rank_unit == "trajectory":
+            from pyvision_rl.train.carrying import regrouped
+
+            return regrouped(carried)
+        return tuple(c.group for c in carried)
 
     def beside(self, work: Callable[[], Made], step: int, stopped: Callable[[], bool]) -> Made:
         """Return what ``work``, the update of ``step``, makes; nothing is sampled meanwhile."""

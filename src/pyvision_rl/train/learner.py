@@ -26,7 +26,7 @@ from pyvision_rl.errors import ConfigError, TrainError
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.train import losses
-from pyvision_rl.train.batching import Example, MicroBatch, pack
+from pyvision_rl.train.batching import Example, MicroBatch, Sample, pack
 from pyvision_rl.train.device_memory import enough_memory
 from pyvision_rl.train.objective import Outcome, diagnose, summarize, token_losses
 from pyvision_rl.train.optimizers import build_optimizers, freeze_vision, lr_factor
@@ -101,7 +101,7 @@ class Learner:
         self.seed = seed
         self.reference = reference
         self.step = 0
-        """RL or SFT steps made: what the learning-rate curve follows."""
+        """RL steps, empty ones too, or SFT steps made: what the learning-rate curve follows."""
         self.total_steps = total_steps or config.steps
         self.logits_per_chunk = 2**28
         """Vocabulary scores held at a time (1 GiB of float32); more targets go in chunks."""
@@ -124,6 +124,10 @@ class Learner:
             from pyvision_rl.train.master import with_copies
 
             self.optimizers = with_copies(self.optimizers)
+
+    def go_to(self, step: int) -> None:
+        """Have the next update be that of ``step``: RL steps without one count for the curve."""
+        self.step = step - 1
 
     def update(self, batch: Batch, temperature: float) -> UpdateStats:
         """Make one RL step over the whole batch, in ``minibatches`` x ``epochs`` optimizer steps.
@@ -169,7 +173,7 @@ class Learner:
             TrainError: Nothing to learn from, a loss or gradient that is not finite, or the GPU is
                 full.
         """
-        micro_batches = pack(examples, self.model, self.config.micro_batch_tokens)
+        micro_batches = self._packed(examples)
         num_tokens = _num_targets(micro_batches, "SFT batch")
         total_weight = math.fsum(float(m.weights_BT.sum()) for m in micro_batches)
         with enough_memory(self.config, self.step + 1):
@@ -191,8 +195,7 @@ class Learner:
     ) -> list[tuple[float, ...]]:
         """Return each trajectory's log-probabilities of its sampled tokens, as training sees."""
         result: list[tuple[float, ...]] = [()] * len(trajectories)
-        samples = [Scored(t, 0.0) for t in trajectories]
-        for micro in pack(samples, self.model, self.config.micro_batch_tokens):
+        for micro in self._packed([Scored(t, 0.0) for t in trajectories]):
             with torch.no_grad(), self.accelerator.autocast():
                 logprobs_BT, _ = self._score(micro, temperature)
             for b, index in enumerate(micro.rows):
@@ -219,6 +222,10 @@ class Learner:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
+    def _packed(self, samples: Sequence[Sample]) -> list[MicroBatch]:
+        limits = self.config.micro_batch_tokens, self.config.micro_batch_rows
+        return pack(samples, self.model, *limits)
+
     def _plan(self, samples: Sequence[Scored]) -> list[list[MicroBatch]]:
         """Return the micro-batches of each minibatch."""
         parts: list[Sequence[int]] = [range(len(samples))]
@@ -227,8 +234,7 @@ class Learner:
 
             seed = derive_seed(self.seed, "minibatches", self.step)
             parts = [*split(samples, self.config.minibatches, seed)]
-        limits = self.config.micro_batch_tokens, self.config.micro_batch_rows
-        packed = [(part, pack([samples[i] for i in part], self.model, *limits)) for part in parts]
+        packed = [(part, self._packed([samples[i] for i in part])) for part in parts]
         # Errors name samples of the batch, not of the minibatch.
         return [
             [replace(micro, rows=tuple(part[row] for row in micro.rows)) for micro in micros]
@@ -328,32 +334,26 @@ class Learner:
             shares = [self._backward(micro, share) for micro in micro_batches]
             for optimizer in self.optimizers.optimizers if scaler is not None else ():
                 scaler.unscale_(optimizer)
-            norm = self.accelerator.clip_grad_norm_(
-                self.optimizers.parameters, self.config.grad_clip
-            )
+            parameters = self.optimizers.parameters
+            norm = self.accelerator.clip_grad_norm_(parameters, self.config.grad_clip)
             grad_norm = math.nan if norm is None else float(norm)
             if math.isfinite(grad_norm):
                 return shares, grad_norm
             if scaler is not None:
                 scaler.update()
-        raise self._no_norm(grad_norm)
+        raise self._stopped(f"the gradient norm is {grad_norm}")
 
     def _backward(self, micro: MicroBatch, share: Callable[[MicroBatch], Share]) -> Share:
         with self.accelerator.autocast():
             part = share(micro)
         loss = float(part.loss.detach())
         if not math.isfinite(loss):
-            raise self._not_finite(micro.rows, loss)
+            raise self._stopped(f"the loss of samples {list(micro.rows)} is {loss}")
         self.accelerator.backward(part.loss)
         return replace(part, loss=part.loss.detach())
 
-    def _not_finite(self, rows: Sequence[int], loss: float) -> TrainError:
-        text = f"step {self.step + 1}: the loss of samples {list(rows)} is {loss}"
-        return TrainError(f"{text}; the weights are unchanged")
-
-    def _no_norm(self, norm: float) -> TrainError:
-        text = f"step {self.step + 1}: the gradient norm is {norm}"
-        return TrainError(f"{text}; the weights are unchanged")
+    def _stopped(self, why: str) -> TrainError:
+        return TrainError(f"step {self.step + 1}: {why}; the weights are unchanged")
 
     @contextmanager
     def _training(self) -> Iterator[None]:
@@ -391,6 +391,8 @@ def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
         raise ConfigError(
             f"train.mixed_precision = {config.mixed_precision!r} on {device.type}: {error}"
         ) from error
+    # Else an environment variable of accelerate's would divide every gradient.
+    accelerator.gradient_accumulation_steps = 1
     if accelerator.num_processes > 1 and config.parallel == "none":
         raise ConfigError(
             f'train.parallel = "none" is one process; {accelerator.num_processes} were started'

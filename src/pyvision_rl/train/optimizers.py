@@ -41,7 +41,7 @@ class Optimizers:
 
     @property
     def learning_rate(self) -> float:
-        """AdamW's learning rate now, the curve applied."""
+        """AdamW's learning rate now, the curve applied; Muon's where it has all parameters."""
         return float(self._settings[-1]["lr"]) * self._factor
 
     def set_factor(self, factor: float) -> None:
@@ -134,13 +134,10 @@ def build_optimizers(
         ([p for p in rest if id(p) in hidden], config.weight_decay),
         ([p for p in rest if id(p) not in hidden], 0.0),
     ]
-    optimizers.append(
-        torch.optim.AdamW(
-            [{"params": params, "weight_decay": decay} for params, decay in groups if params],
-            lr=lr,
-            betas=config.betas,
-        )
-    )
+    given = [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+    # Of adapters Muon takes all, and AdamW refuses to be made of nothing.
+    if given:
+        optimizers.append(torch.optim.AdamW(given, lr=lr, betas=config.betas))
     return Optimizers(optimizers)
 
 

@@ -29,7 +29,7 @@ from pyvision_rl.images import VisionSpec
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.blank import blank_network
 from pyvision_rl.train import sharding
-from pyvision_rl.train.batching import Example, MicroBatch, pack
+from pyvision_rl.train.batching import Example, MicroBatch
 from pyvision_rl.train.learner import Learner, SftStats, Share
 from pyvision_rl.train.processes import Processes
 from pyvision_rl.train.shares import rounds
@@ -125,6 +125,11 @@ class ParallelLearner(Learner):
         self.model = model or network
         self.network = network
 
+    def go_to(self, step: int) -> None:
+        """Have the next update be that of ``step``; see ``Learner.go_to``."""
+        self._processes.tell("go_to", step)
+        super().go_to(step)
+
     def update(self, batch: Batch, temperature: float) -> UpdateStats:
         """Make one RL step over the whole batch; see ``Learner.update``."""
         # Others need no more of an episode than its tokens, pictures and task.
@@ -150,9 +155,8 @@ class ParallelLearner(Learner):
         self._processes.tell("logprobs", [_bare(t) for t in trajectories], temperature)
         with self._processes.guarded():
             samples = [Scored(t, 0.0) for t in trajectories]
-            micro_batches = pack(samples, self.model, self.config.micro_batch_tokens)
             own: dict[int, tuple[float, ...]] = {}
-            for micro in self._own(micro_batches):
+            for micro in self._own(self._packed(samples)):
                 with torch.no_grad(), self.accelerator.autocast():
                     logprobs_BT, _ = self._score(micro, temperature)
                 for b, index in enumerate(micro.rows):
@@ -240,13 +244,13 @@ class ParallelLearner(Learner):
         parts = [p for found in self._processes.gathered(_told(shares)) for p in found]
         bad = [(rows, loss) for rows, loss, _, _ in parts if not math.isfinite(loss)]
         if bad:
-            raise self._not_finite(*bad[0])
+            raise self._stopped(f"the loss of samples {list(bad[0][0])} is {bad[0][1]}")
         parameters = self.optimizers.parameters
         if not self._sharded:
             sharding.sum_gradients(parameters)
         norm = sharding.clip(parameters, self.config.grad_clip)
         if not math.isfinite(norm):
-            raise self._no_norm(norm)
+            raise self._stopped(f"the gradient norm is {norm}")
         return [Share(torch.tensor(loss), sums, drift_N) for _, loss, sums, drift_N in parts], norm
 
     def _backward(self, micro: MicroBatch, share: Callable[[MicroBatch], Share]) -> Share:

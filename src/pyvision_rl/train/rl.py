@@ -203,8 +203,9 @@ def _loop(
             saved = step
     if saved < step:
         _save(assembly.config, learner, collector, journal, step)
+    # Of the step that was dropped: a resume makes it again, and notes them again.
     for name, text in collector.skipped():
-        journal.event(name, text, step)
+        journal.event(name, text, step + 1)
     if step < train.steps and journal.ended:
         journal.report(f"ended after step {step}: {journal.ended}")
     return step
@@ -259,6 +260,7 @@ def _train_step(
     numbers = rollout_metrics(groups) | selection_metrics(groups, batch, collected.carried_in)
     numbers |= shares(numbers) | synced
     if batch.samples:
+        learner.go_to(step)
         update = partial(learner.update, batch, config.policy.temperature)
         stats = collector.beside(update, step, stop.asked)
         known = {k: v for k, v in asdict(stats).items() if k != "step" and v is not None}

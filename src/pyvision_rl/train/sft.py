@@ -13,7 +13,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ from pyvision_rl.train.checkpoints import (
     Checkpoint,
     drop_after,
     find_problem,
+    has_checkpoints,
     point_to,
     prune,
     restore_rng,
@@ -43,7 +45,7 @@ from pyvision_rl.train.learner import Learner, SftStats
 from pyvision_rl.train.memory_check import require_memory
 from pyvision_rl.train.sft_data import Segments, StageData
 from pyvision_rl.train.sft_parts import (
-    ProbeReading,
+    Measured,
     Progress,
     SftParts,
     SftResult,
@@ -57,7 +59,7 @@ _MAY_DIFFER: dict[str, Any] = {
     "train": {
         *("save_every", "keep_checkpoints", "keep_every", "steps"),
         *("eval_every", "eval_at_start", "best_metric", "stop_at", "patience"),
-        *("micro_batch_rows", "minibatches", "epochs", "old_logprobs", "tis_cap"),
+        *("minibatches", "epochs", "old_logprobs", "tis_cap"),
         *("clip_low", "clip_high", "dual_clip", "loss_norm", "constant_tokens"),
         *("kl_coefficient", "kl_reference", "memory_check"),
         *("parallel", "parallel_timeout_s", "num_processes", "overlap"),
@@ -83,6 +85,8 @@ def run_sft(
 ) -> SftResult:
     """Run all stages and return where the result lies.
 
+    A run that was killed before its first checkpoint starts over.
+
     Args:
         config: Its ``sft``, ``train``, ``policy`` and, for ``stop_when``, ``probe`` sections.
         out: The run folder.
@@ -99,17 +103,28 @@ def run_sft(
     """
     check_stages(config)
     require_memory("sft", config)
-    start = None if resume is None else resume_from(resume)
+    start = _checkpoint(resume)
     _refuse_other_config(config, start)
     # An optimizer's state is large: once the learner has it nobody else may hold it.
     bare = start and replace(start, learner=None)
-    with (wire or wire_parts)(config, out, bare) as parts:
+    with (wire or partial(wire_parts, again=resume is not None))(config, out, bare) as parts:
         if start is not None:
             drop_after(out / "checkpoints", start.step)
+            # The link may be of a later step, or missing: it is made after the checkpoint.
+            if (own := step_path(out / "checkpoints", start.step)).exists():
+                point_to(out / "final", own)
             restore_rng(start.rng)
         run = _Run(config, out, parts, report or (lambda _: None), start, learner)
         start = None
         return run.run()
+
+
+def _checkpoint(resume: Path | None) -> Checkpoint | None:
+    """Return what to go on from; None starts at step 0."""
+    # A run killed before its first save has nothing to lose by starting over.
+    if resume is None or ((resume / "run.json").exists() and not has_checkpoints(resume)):
+        return None
+    return resume_from(resume)
 
 
 class _Run:
@@ -183,32 +198,34 @@ class _Run:
                     self._save(learner)
             if stop.received and not ends:
                 self._leave(stop)
-        self._finish_stage(stage, learner)
+        self._finish_stage(stage, data, learner)
 
     def _ended(self, stage: SftStageConfig, num_steps: int) -> bool:
         """Whether the stage is over; told by ``Progress`` alone, so that a resumed run agrees."""
         inside = stage.stop_when == "probe" and self.at.best == 0.0
         return inside or self.at.stage_step >= num_steps
 
-    def _measure(self, stage: SftStageConfig, data: StageData, learner: Learner) -> _Measured:
-        """Measure what it is time for: now and then, and at the stage's last step."""
+    def _measure(self, stage: SftStageConfig, data: StageData, learner: Learner) -> Measured:
+        """Measure what it is time for: now and then, and where the stage may end or go back to."""
         step, last = self.at.stage_step, self.at.stage_step == data.num_steps
         reading = nll = None
-        if data.held_out and (last or (stage.eval_every and step % stage.eval_every == 0)):
-            nll = self.held_out_nll = mean_nll(learner, data.held_out)
         due = last or (step >= stage.min_steps and step % stage.probe_every == 0)
         if stage.stop_when == "probe" and due:
             reading = self.parts.probe()
-        return _Measured(reading, nll)
+        nearest = reading is not None and reading.window_distance < self.at.best
+        due = last or nearest or (stage.eval_every > 0 and step % stage.eval_every == 0)
+        if data.held_out and due:
+            nll = self.held_out_nll = mean_nll(learner, data.held_out)
+        return Measured(reading, nll)
 
-    def _note_best(self, stage: SftStageConfig, measured: _Measured) -> bool:
+    def _note_best(self, stage: SftStageConfig, measured: Measured) -> bool:
         """Remember this step if no earlier one of the stage measured as well."""
         value = measured.nll if stage.keep_best else None
         if measured.reading is not None:
             value = measured.reading.window_distance
         if value is None or not value < self.at.best:
             return False
-        self.at = replace(self.at, best_step=self.at.step, best=value)
+        self.at = replace(self.at, best_step=self.at.step, best=value, best_nll=measured.nll)
         return True
 
     def _record(
@@ -217,7 +234,7 @@ class _Run:
         data: StageData,
         stats: SftStats,
         took: dict[str, float],
-        measured: _Measured,
+        measured: Measured,
     ) -> None:
         values: dict[str, float | int | str] = {
             "stage": stage.name,
@@ -244,7 +261,7 @@ class _Run:
         if shown or words:
             self.report(line + words)
 
-    def _finish_stage(self, stage: SftStageConfig, learner: Learner) -> None:
+    def _finish_stage(self, stage: SftStageConfig, data: StageData, learner: Learner) -> None:
         """Keep the best weights, and save the border to the next stage."""
         at = self.at
         if isinstance(learner, AveragingLearner):
@@ -256,6 +273,9 @@ class _Run:
                 raise CheckpointError(f"{best}, the best of stage {stage.name!r}: {problem}")
             restore_weights(self.parts.model, best)
         self.distance = None
+        if at.best_step is None and self.held_out_nll is None and data.held_out:
+            # Killed between the last step and the border, which took the measure with it.
+            self.held_out_nll = mean_nll(learner, data.held_out)
         if at.best_step is not None and stage.keep_best:
             self.held_out_nll = at.best
             self.report(
@@ -263,7 +283,7 @@ class _Run:
                 f"(held-out nll {at.best:.4f})"
             )
         elif at.best_step is not None:
-            self.distance = at.best
+            self.distance, self.held_out_nll = at.best, at.best_nll
             if at.best > 0.0:
                 self.report(
                     f"stage {stage.name!r} did not reach the probe's window: kept the weights of "
@@ -289,37 +309,6 @@ class _Run:
         resume = f"pvrl sft --resume {self.out}"
         self.report(f"stopped after step {self.at.step}; to go on: {resume}")
         raise Interrupted(stop.exit_code, resume)
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """What was measured after a step; None where it was not time to."""
-
-    reading: ProbeReading | None
-    nll: float | None
-
-    def told(self) -> tuple[dict[str, float | int | str], str]:
-        """Return it for the metrics, and in words."""
-        values: dict[str, float | int | str] = {}
-        words = ""
-        if self.nll is not None:
-            values["held_out_nll"] = self.nll
-            words += f"; held-out nll {self.nll:.4f}"
-        if (reading := self.reading) is not None:
-            values |= {
-                "probe_tool_share": reading.tool_share,
-                "probe_gain": reading.gain,
-                "probe_gain_with_bonus": reading.gain_with_bonus,
-                "probe_distance": reading.window_distance,
-                "probe_expectation": reading.expectation,
-            }
-            values |= {} if reading.gain_se is None else {"probe_gain_se": reading.gain_se}
-            words += (
-                f"; probe: tool share {reading.tool_share:.2f}, gain {reading.gain:+.3f}, "
-                f"with tool reward {reading.gain_with_bonus:+.3f}, "
-                f"distance {reading.window_distance:.3f}"
-            )
-        return values, words
 
 
 def _learner(

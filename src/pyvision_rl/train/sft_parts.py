@@ -59,6 +59,37 @@ class ProbeReading(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured after a step; None where it was not time to."""
+
+    reading: ProbeReading | None
+    nll: float | None
+
+    def told(self) -> tuple[dict[str, float | int | str], str]:
+        """Return it for the metrics, and in words."""
+        values: dict[str, float | int | str] = {}
+        words = ""
+        if self.nll is not None:
+            values["held_out_nll"] = self.nll
+            words += f"; held-out nll {self.nll:.4f}"
+        if (reading := self.reading) is not None:
+            values |= {
+                "probe_tool_share": reading.tool_share,
+                "probe_gain": reading.gain,
+                "probe_gain_with_bonus": reading.gain_with_bonus,
+                "probe_distance": reading.window_distance,
+                "probe_expectation": reading.expectation,
+            }
+            values |= {} if reading.gain_se is None else {"probe_gain_se": reading.gain_se}
+            words += (
+                f"; probe: tool share {reading.tool_share:.2f}, gain {reading.gain:+.3f}, "
+                f"with tool reward {reading.gain_with_bonus:+.3f}, "
+                f"distance {reading.window_distance:.3f}"
+            )
+        return values, words
+
+
+@dataclass(frozen=True, slots=True)
 class SftParts:
     """What SFT takes from the rest of the package."""
 
@@ -105,11 +136,15 @@ class Progress:
     """The stage's checkpoint with the best measure."""
     best: float = math.inf
     """That measure: distance to the probe's window, or held-out NLL with ``keep_best``."""
+    best_nll: float | None = None
+    """Held-out NLL of that step; None if nothing is held out."""
 
 
 @contextmanager
-def wire_parts(config: Config, out: Path, start: Checkpoint | None) -> Iterator[SftParts]:
-    """Yield the package's own parts, and close them afterwards."""
+def wire_parts(
+    config: Config, out: Path, start: Checkpoint | None, *, again: bool = False
+) -> Iterator[SftParts]:
+    """Yield the package's own parts, and close them afterwards; ``again`` goes on in ``out``."""
     settings = config
     if start is not None and not (config.train.lora_rank and start.adapters()):
         policy = config.policy.model_copy(update={"model": str(start.path)})
@@ -122,8 +157,8 @@ def wire_parts(config: Config, out: Path, start: Checkpoint | None) -> Iterator[
             from pyvision_rl.train.adapting import adapt
 
             adapt(model, config, start)
-        going_on = start is not None and (out / "run.json").exists()
-        step = start.step if start is not None and going_on else None
+        begun = 0 if start is None else start.step
+        step = begun if again and (out / "run.json").exists() else None
         with RunWriter(out, config, verb="sft", resume_step=step) as writer:
             yield SftParts(
                 model=model,

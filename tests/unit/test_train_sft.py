@@ -263,7 +263,9 @@ def test_resuming_may_save_elsewhere_and_more_often(
     source: Path, pairs: Path, tmp_path: Path
 ) -> None:
     run_sft(config_of(source, pairs, {"steps": 1}), tmp_path / "run", wire=Wiring())
-    other = config_of(source, pairs, {"steps": 1}, save_every=1, keep_checkpoints=9)
+    other = config_of(
+        source, pairs, {"steps": 1}, save_every=1, keep_checkpoints=9, micro_batch_rows=2
+    )
     other = other.model_copy(update={"policy": other.policy.model_copy(update={"model": "moved"})})
     run_sft(other, tmp_path / "run", resume=tmp_path / "run", wire=Wiring())
 

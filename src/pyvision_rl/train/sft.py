@@ -59,7 +59,8 @@ _MAY_DIFFER: dict[str, Any] = {
     "train": {
         *("save_every", "keep_checkpoints", "keep_every", "steps"),
         *("eval_every", "eval_at_start", "best_metric", "stop_at", "patience"),
-        *("minibatches", "epochs", "old_logprobs", "tis_cap"),
+        # Only rounding follows from it, and checkpoints that are about do not tell it.
+        *("micro_batch_rows", "minibatches", "epochs", "old_logprobs", "tis_cap"),
         *("clip_low", "clip_high", "dual_clip", "loss_norm", "constant_tokens"),
         *("kl_coefficient", "kl_reference", "memory_check"),
         *("parallel", "parallel_timeout_s", "num_processes", "overlap"),

@@ -1,8 +1,8 @@
 """Carried groups in a checkpoint: everything needed to train on them after a restart.
 
 In: candidates. Out: plain values and tensors, and from them equal candidates; or the groups that
-single trajectories were carried from. A picture is stored
-once, its pixels compressed; a file that is only named by its path stays where it is.
+single trajectories were carried from. A picture is stored once, its pixels compressed; a file that
+is only named by its path stays where it is.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ import argparse
 import copy
 import json
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -44,6 +43,8 @@ RATIO = 9
 """The paper's: 45 thousand visual tokens against 5 thousand."""
 TEST, VALIDATION = 5, 6
 """Seeds of the held-out tasks that are reported, and of those that say when to stop."""
+SAVE_EVERY = 100
+"""Steps that a stopped round loses at most."""
 MAX_FRAMES = 256
 SECONDS = 128
 """Of every video of the task set."""
@@ -208,6 +209,7 @@ def baseline_config(
     stage |= {"name": "answers", "steps": steps, "batch_size": sizes.batch_size}
     stage["data"] = [{"kind": "scripts", "tasks": tasks, "count": sizes.train_tasks}]
     config["sft"] = {"stages": [stage]}
+    config["train"]["save_every"] = SAVE_EVERY
     return config
 
 
@@ -226,22 +228,23 @@ def _evaluated(
 
 
 def _pvrl(verb: str, config: Mapping[str, Any], out: Path) -> None:
-    """Run a verb on a config; ``out`` is there only once it is done.
-
-    One that was stopped begins again: what it left has a ``final`` too, of half its steps.
+    """Run a verb on a config, or go on where it was stopped; ``out`` is there once it is done.
 
     Raises:
         subprocess.CalledProcessError: It failed; its log lies beside the folder.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     file, log = out.with_suffix(".json"), out.with_suffix(".log")
+    # A run that was stopped has a ``final`` too, of half its steps.
     unfinished = out.with_name(f"{out.name}.part")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    file.write_text(json.dumps({"schema": SCHEMA, "config": config}))
-    command = [sys.executable, "-m", "pyvision_rl.cli.main", verb, str(file)]
-    with log.open("wb") as lines:
-        subprocess.run([*command, "--out", str(unfinished)], stdout=lines, stderr=lines, check=True)
+    words = [str(file), "--out", str(unfinished)]
+    if (unfinished / "run.json").exists():
+        words = ["--resume", str(unfinished)]
+    else:
+        file.write_text(json.dumps({"schema": SCHEMA, "config": config}))
+    command = [sys.executable, "-m", "pyvision_rl.cli.main", verb, *words]
+    with log.open("ab") as lines:
+        subprocess.run(command, stdout=lines, stderr=lines, check=True)
     unfinished.replace(out)
 
 

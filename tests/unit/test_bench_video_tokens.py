@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,7 @@ def test_what_was_left_out_or_did_not_converge_is_said(tmp_path: Path) -> None:
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
-def test_a_run_that_was_stopped_begins_again_and_is_there_only_when_it_is_done(
-    tmp_path: Path,
-) -> None:
+def test_a_run_that_was_stopped_goes_on_and_is_there_only_when_it_is_done(tmp_path: Path) -> None:
     config = {
         "tasks": {"name": "needle", "options": {"mix": {"easy": 1}}},
         "prompts": {"template": "minimal"},
@@ -113,15 +112,16 @@ def test_a_run_that_was_stopped_begins_again_and_is_there_only_when_it_is_done(
         "eval": {"num_tasks": 2, "samples": 1},
     }
     out = tmp_path / "round-1" / "eval"
-    unfinished = tmp_path / "round-1" / "eval.part"
-    (unfinished / "final").mkdir(parents=True)
-    (unfinished / "run.json").write_text("of a run that was stopped")
-
     with pytest.raises(subprocess.CalledProcessError):
         _pvrl("eval", config | {"eval": {"num_tasks": -1}}, out)
     assert not out.exists()
 
     _pvrl("eval", config, out)
-    assert (out / "result.json").exists()
-    assert not (out / "final").exists()
+    result = (out / "result.json").read_text()
+    unfinished = out.with_name("eval.part")
+    out.rename(unfinished)
+    (unfinished / "result.json").unlink()
+
+    _pvrl("eval", {"not": "read again"}, out)
+    assert json.loads((out / "result.json").read_text())["overall"] == json.loads(result)["overall"]
     assert not unfinished.exists()

@@ -27,7 +27,8 @@ def config_reference() -> str:
         "Made from the field docs in `src/pyvision_rl/config/` by `make docs`; do not edit it.",
         "One TOML file is one run. Unknown keys are errors. Every key can be set from the command",
         "line with `--set section.key=value`; entries of lists by index,",
-        "`--set sft.stages.0.steps=3`.",
+        "`--set sft.stages.0.steps=3`. Relative paths start at the working directory; those inside",
+        "a task file start at the folder of that file.",
     ]
     places: dict[type[BaseModel], list[str]] = {}
     for section, place in _sections(Config, ""):

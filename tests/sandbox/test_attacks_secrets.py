@@ -82,7 +82,8 @@ def in_objects(first, second):
 
 def in_files(first, second):
     found = []
-    roots = ["/etc", "/run", "/tmp", "/var", "/home", "/dev/shm", os.getcwd(), HOST]
+    # Its own folders first: a machine's /tmp may hold more files than are looked at.
+    roots = [os.getcwd(), HOST, "/etc", "/run", "/tmp", "/var", "/home", "/dev/shm"]
     names = [os.path.join(folder, file) for root in roots for folder, _, files in os.walk(root)
              for file in files]
     pids = (os.getpid(), os.getppid(), 1, ZYGOTE, DRIVER, OTHER)

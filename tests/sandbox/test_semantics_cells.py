@@ -27,6 +27,30 @@ def test_the_namespace_is_main_and_holds_the_usual_names(bench: Bench) -> None:
     assert result.output == "__main__ numpy matplotlib.pyplot PIL.Image\n"
 
 
+def test_code_that_reads_its_command_line_finds_an_empty_one(bench: Bench) -> None:
+    code = "import argparse, sys\nprint(sys.argv, argparse.ArgumentParser().parse_args())"
+    assert bench.cell(code).output == "[''] Namespace()\n"
+
+
+def test_a_thread_s_words_of_an_ended_cell_are_no_answer_to_the_next(bench: Bench) -> None:
+    code = """
+        import sys
+        late = None
+        write = sys.stdout._wire.send
+        def catch(frame, blob=b""):
+            global late
+            late = frame
+            write(frame, blob)
+        sys.stdout._wire.send = catch
+        print("first")
+        sys.stdout._wire.send = write
+        """
+    # As one does that was made before the cell ended and handed over after the next began.
+    again = "sys.stdout._wire._waiting.append((late, b''))\nprint('second')"
+    first, second = bench.cells(textwrap.dedent(code), again)
+    assert (first.output, second.status, second.output) == ("first\n", ExecStatus.OK, "second\n")
+
+
 def test_classes_of_a_cell_can_be_pickled(bench: Bench) -> None:
     code = "import pickle\nclass A: x = 3\npickle.loads(pickle.dumps(A())).x"
     assert bench.cell(code).output == "3\n"

@@ -84,7 +84,7 @@ class Interpreter:
         """Answer requests until the driver closes the session."""
         # The bare type: no attribute of it can be replaced.
         sock = _socket.socket(fileno=given.detach())
-        sys.modules["__main__"] = self.module
+        sys.modules["__main__"], sys.argv = self.module, [""]
         sys.stdout = sys.stderr = self.output
         builtins.input = _no_input
         for name in ("exit", "quit"):

@@ -98,7 +98,8 @@ class Wire:
 
     def _put(self, frame: bytes, blob: bytes) -> None:
         sock = self._sock
-        if sock is None:
+        # A thread of the code may have made its frame before the cell ended that it is of.
+        if sock is None or protocol.HEADER.unpack_from(frame)[2] != self.request:
             return
         sent = sock.sendmsg((frame, blob)) if blob else sock.send(frame)
         if sent < len(frame):

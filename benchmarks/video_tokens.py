@@ -118,7 +118,8 @@ def main() -> int:
     with ThreadPoolExecutor(options.jobs) as pool:
         ours = pool.map(lambda p: evaluate_policy(*p, options.work, sizes), policies.items())
         # The longest first: what is left at the end then runs beside something.
-        lines = [[b for b in wanted if b.px == px] for px in sorted({b.px for b in wanted})[::-1]]
+        sides = sorted({b.px for b in wanted}, reverse=True)
+        lines = [[b for b in wanted if b.px == px] for px in sides]
         given = pool.map(lambda line: run_line(line, options.start, options.work, sizes), lines)
         points = [*ours, *(point for line in given for point in line)]
     result = {

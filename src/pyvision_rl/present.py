@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyvision_rl.runs_codec import number
+
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -42,6 +44,15 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def finite(value: Any) -> Any:
+    """Return a value for JSON: what in it is no finite number as the word ``float`` reads back."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return number(value) if isinstance(value, float) else value
 
 
 def last_lines(file: Path, count: int) -> list[str]:

@@ -29,7 +29,6 @@ from pyvision_rl.config_file import find_config, load_config, resolved
 from pyvision_rl.errors import ConfigError, PVRLError
 from pyvision_rl.registry import missing
 from pyvision_rl.resuming import can_go_on
-from pyvision_rl.runs_codec import number
 from pyvision_rl.train.interrupts import Interrupted
 
 P = ParamSpec("P")
@@ -205,15 +204,9 @@ def complain(text: str) -> None:
 
 def write_json(value: Any) -> None:
     """Write one JSON value to stdout; what is no finite number as the word that run files have."""
-    typer.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))
+    from pyvision_rl.present import finite
 
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return number(value) if isinstance(value, float) else value
+    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, default=str))
 
 
 def to_json(result: Any) -> Any:

@@ -35,6 +35,7 @@ from pyvision_rl.tasks.rows import (
     FieldError,
     Row,
     as_text,
+    given_twice,
     media_values,
     require_file,
     summary,
@@ -325,7 +326,7 @@ def _pathed(fields: _Fields, raw: Mapping[str, Any]) -> Iterator[tuple[str, str,
     for kind in kinds:
         path = fields.find(f"{kind}_path")
         held = media_values(raw, kind)
-        if raw.get(kind) is not None and raw.get(f"{kind}s") is not None:
+        if given_twice(raw, kind):
             fields.wrong.append((kind, f"stands beside {kind}s; use one"))
         if path is not None and held:
             fields.wrong.append((kind, f"stands beside {kind}_path; use one"))

@@ -215,6 +215,11 @@ def media_values(raw: Mapping[str, Any], kind: Literal["image", "video"]) -> lis
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def given_twice(raw: Mapping[str, Any], kind: str) -> bool:
+    """Return whether a row has both columns of which ``media_values`` reads one."""
+    return raw.get(kind) is not None and raw.get(f"{kind}s") is not None
+
+
 def parse_line(data: bytes) -> dict[str, Any] | str:
     """Return the object on a line, or what is wrong with the line."""
     try:
@@ -241,7 +246,7 @@ def _check(raw: dict[str, Any], line: int, folder: Path, decode: bool) -> tuple[
         known = ", ".join(ANSWER_TYPES)
         messages.append(f"answer_type is {text['answer_type']!r}; allowed: {known}")
     for kind in ("image", "video"):
-        if raw.get(kind) is not None and raw.get(f"{kind}s") is not None:
+        if given_twice(raw, kind):
             messages.append(f"both {kind} and {kind}s are given; use one")
     images: list[Path | int] = []
     for position, value in enumerate(media_values(raw, "image")):

@@ -6,8 +6,9 @@ In: JSON values. Out: JavaScript of one call, in ASCII. Knows no records.
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, TypeAlias
+
+from pyvision_rl.present import finite
 
 Json: TypeAlias = dict[str, Any]
 
@@ -23,7 +24,7 @@ def literal(value: Any) -> str:
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     except ValueError:
         # Few values have such numbers: only those are gone through.
-        text = json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
+        text = json.dumps(finite(value), allow_nan=False, separators=(",", ":"))
     # Many times faster than str.translate, on megabytes with few of them.
     for character, code in _ESCAPED.items():
         text = text.replace(character, code)
@@ -33,11 +34,3 @@ def literal(value: Any) -> str:
 def script(name: str, payload: Any) -> bytes:
     """Return the content of ``data/NAME.js``."""
     return f"window.PVRL.give({literal(name)}, {literal(payload)});\n".encode("ascii")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value

@@ -157,17 +157,18 @@ class Listeners:
 
 
 class Host:
-    """A throw-away folder that permissions do not protect: only a sandbox can."""
+    """A throw-away folder, and shared memory, that permissions do not protect: a sandbox must."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="pvrl-host-"))
         self.path.chmod(0o777)
+        self.shared = Path("/dev/shm") / self.path.name
         self.listeners = Listeners(self.path)
         self.renew()
 
     def renew(self) -> None:
-        for name, text in (("canary.txt", CANARY), ("victim.txt", "victim")):
-            file = self.path / name
+        victims = (self.path / "victim.txt", self.shared)
+        for file, text in ((self.path / "canary.txt", CANARY), *((v, "victim") for v in victims)):
             file.write_text(text)
             file.chmod(0o666)
         (self.path / "folder").mkdir(exist_ok=True)
@@ -176,14 +177,15 @@ class Host:
     def state(self) -> dict[str, tuple[Any, ...]]:
         """All that an attack could have changed."""
         found = {}
-        for path in sorted([self.path, *self.path.rglob("*")]):
+        for path in sorted([self.shared, self.path, *self.path.rglob("*")]):
             stat = path.lstat()
             text = path.read_text() if path.is_file() and stat.st_size < 1000 else ""
-            found[path.name] = (stat.st_mode, stat.st_uid, stat.st_size, stat.st_mtime_ns, text)
+            found[str(path)] = (stat.st_mode, stat.st_uid, stat.st_size, stat.st_mtime_ns, text)
         return found
 
     def close(self) -> None:
         self.listeners.close()
+        self.shared.unlink()
         shutil.rmtree(self.path)
 
 
@@ -209,6 +211,7 @@ class Arena:
     def facts(self) -> dict[str, Any]:
         return {
             "HOST": str(self.host.path),
+            "SHARED": str(self.host.shared),
             "DRIVER": os.getpid(),
             "ZYGOTE": self.sandbox.pid or 0,
             "CACHE": str(CACHE),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 
 import pytest
-from attack_bench import Arena
+from attack_bench import Arena, limits
 from attack_records import DONE, Attack, Expect, words
 
 from pyvision_rl.types import ExecStatus
@@ -268,8 +268,7 @@ RIGHTS = (
         """
         import _posixshmem
         def share():
-            os.close(_posixshmem.shm_open("/pvrl-attack-080", os.O_CREAT | os.O_RDWR, 0o600))
-            _posixshmem.shm_unlink("/pvrl-attack-080")
+            os.close(_posixshmem.shm_open("/" + os.path.basename(SHARED), os.O_RDWR, 0o600))
         attempt(share)
         """,
         words("ENOENT"),
@@ -281,8 +280,7 @@ RIGHTS = (
         "shared_folder",
         """
         def write():
-            open("/dev/shm/pvrl-attack-080", "w").close()
-            os.unlink("/dev/shm/pvrl-attack-080")
+            open(SHARED, "r+").close()
         attempt(write)
         """,
         words("ENOENT"),
@@ -366,3 +364,21 @@ def test_attack(arena: Arena, attack: Attack) -> None:
 @pytest.mark.parametrize("attack", [a for a in ATTACKS if a.control], ids=lambda a: a.id)
 def test_control(unsafe: Arena, attack: Attack) -> None:
     unsafe.show(attack)
+
+
+def test_shared_memory_of_a_session_is_its_own(arena: Arena) -> None:
+    name = f"{arena.host.shared.name}-own"
+    make = f"import _posixshmem, os\n_posixshmem.shm_open('/{name}', os.O_CREAT | os.O_RDWR, 0o600)"
+    if arena.level == "ll":
+        assert "Permission" in arena.cells(make)[0].error
+        return
+
+    async def scenario() -> tuple[str, str]:
+        session = await arena.sandbox.open({}, limits(), 0)
+        made = await session.run(make)
+        assert not (arena.host.shared.parent / name).exists()
+        other = (await arena.session("import os; sorted(os.listdir('/dev/shm'))"))[0]
+        await session.close()
+        return made.error, other.output
+
+    assert arena.runner.run(scenario()) == ("", "[]\n")

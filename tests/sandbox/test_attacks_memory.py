@@ -47,6 +47,7 @@ MEMORY = (
                 taken.append(mmap.mmap(-1, 2**24))
                 taken[-1][::4096] = bytes(2**12)
         attempt(more)
+        taken.clear()
         """,
         words("ENOMEM"),
         no_control=BOUND,

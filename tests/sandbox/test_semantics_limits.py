@@ -208,7 +208,7 @@ def test_a_session_without_any_memory_is_ended_and_says_so(bench: Bench) -> None
 def test_memory_that_the_code_keeps_and_hides_ends_no_session(bench: Bench) -> None:
     hide = "x = []\ntry:\n    while True: x.append([0] * 1000)\nexcept MemoryError: print('m')"
     cells = bench.cells(hide, "y = 1", "x.clear()", "len(x)", limits=SandboxLimits(memory_mb=100))
-    assert cells[0].output == "m\n"
+    assert cells[0].output.startswith("m\n[nearly all memory is taken")
     assert {cell.status for cell in cells[2:]} == {ExecStatus.OK}
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -29,6 +30,9 @@ START_S = 60.0
 END_S = 5.0
 """For a killed process to be reaped."""
 MESSAGE_BYTES = 2**16
+_FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
+"""Errors of a control socket whose messages have to be read first."""
+_AGAIN_S = 0.01
 
 
 class Child:
@@ -162,14 +166,18 @@ class Forker:
     ) -> Child:
         if self.lost:
             raise SandboxError("the sandbox zygote died")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        except OSError as error:
+            raise SandboxError(f"a session did not start: {error}") from error
         ours.setblocking(False)
         child = Child(next(self._numbers), ours)
         self._children[child.number] = child
         try:
-            with theirs:
-                self.send({**message, "id": child.number}, [theirs.fileno(), *fds])
-            alive = await asyncio.wait_for(asyncio.shield(child.started), START_S)
+            async with asyncio.timeout(START_S):
+                with theirs:
+                    await self._ask({**message, "id": child.number}, [theirs.fileno(), *fds])
+                alive = await asyncio.shield(child.started)
         except (OSError, TimeoutError) as error:
             await child.end()
             self.lose()
@@ -182,6 +190,17 @@ class Forker:
             why = child.fault or "the sandbox zygote died meanwhile"
             raise SandboxError(f"a session did not start: {why}")
         return child
+
+    async def _ask(self, message: dict[str, Any], fds: Sequence[int]) -> None:
+        """Send one message as soon as there is room for it: many sessions may start at once."""
+        while not self.lost:
+            try:
+                return self.send(message, fds)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
+        raise SandboxError("the sandbox zygote died")
 
     def lose(self) -> None:
         """Give the process up, and tell everyone who waits for it. Idempotent."""
@@ -222,11 +241,14 @@ class Forker:
     def _take(self, message: dict[str, Any], fds: list[int]) -> None:
         child = self._children.get(message.get("id", 0))
         match message["op"]:
+            case "spawned" if child is not None and fds:
+                child.born(fds[0])
+            case "spawned" if child is not None:  # the kernel found no room for it here
+                child.fault = os.strerror(errno.EMFILE)
+                child.gone(None)
             case "spawned":
-                if child is None:
-                    os.close(fds[0])
-                else:
-                    child.born(fds[0])
+                for fd in fds:
+                    os.close(fd)
             case "fault" if child is not None:
                 child.fault = str(message["why"])
             case "exit" if child is not None:

@@ -126,6 +126,8 @@ class ZygoteSession:
             try:
                 execution = await self._run(code)
                 clean = not (execution.state_lost or self._closed)
+            except OSError as error:  # descriptors, say; of the code's own errors none is raised
+                raise SandboxError(f"the sandbox ran short of something: {error}") from error
             finally:
                 # Lost, failed or cancelled: what the child would say next belongs to nobody.
                 if not clean and self._child is not None:
@@ -193,6 +195,8 @@ class ZygoteSession:
                 raise SandboxError("the session could not be made: it is a fork that failed")
             self._past = self._state()
             self._child = await self._home.spawn(self._bindings, self._limits)
+            if self._closed:  # meanwhile
+                raise SandboxError("the session is closed")
             await self._start(self._child)
         for again, status in self._owed:
             found = (await self._cell(self._child, again)).status

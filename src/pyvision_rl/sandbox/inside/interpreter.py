@@ -36,7 +36,7 @@ from .capture import CAPTURE
 from .memory import Memory
 from .output import Output, Wire
 from .protocol import Frames, Origin
-from .tracebacks import describe, explain
+from .tracebacks import describe, explain, lines_of
 
 # A copy for this file's functions: model code may change or empty the original.
 __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
@@ -44,6 +44,7 @@ __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 _parse, _signal, _sigmask = ast.parse, signal.signal, signal.pthread_sigmask
 _UNBLOCK, _SIGINT = signal.SIG_UNBLOCK, signal.SIGINT
 
+_SEMICOLON = re.compile(rb"[\s)]*;").match
 RECURSION = 1000 - 11
 """Calls that a session may nest, on top of those that lead to its first cell."""
 
@@ -89,6 +90,7 @@ class Interpreter:
         builtins.input = _no_input
         for name in ("exit", "quit"):
             setattr(builtins, name, sys.exit)
+        builtins.help = _Help()  # type: ignore[assignment]
         _signal(_SIGINT, self._interrupt)
         self.wire.attach(sock)
         while True:
@@ -111,6 +113,8 @@ class Interpreter:
                     error = error[: self.error_chars]
             else:
                 raised, error = self.run(head["code"], head["number"])
+                if advice := self._memory.settle():
+                    self.output.write(f"{advice[1:]}\n")
                 flags = protocol.RAISED * raised | protocol.INTERRUPTED * self._interrupted
                 flags |= protocol.SPENT * self._memory.spent
                 self._tell_fetched()
@@ -194,7 +198,7 @@ class Interpreter:
 
     def _run(self, code: str, number: int) -> tuple[bool, str]:
         name = f"<cell {number}>"
-        linecache.cache[name] = (len(code), None, code.splitlines(True), name)
+        linecache.cache[name] = (len(code), None, lines_of(code), name)
         # Set again for each cell: an earlier one may have changed them.
         _signal(_SIGINT, self._interrupt)
         _sigmask(_UNBLOCK, (_SIGINT,))
@@ -238,14 +242,15 @@ class Interpreter:
         if "cv2" in code:
             display.patch_cv2(load=True)
             self._patch_cv2()
-        last = None
+        last, silent = None, False
         if tree.body and isinstance(tree.body[-1], ast.Expr):
             last = ast.Expression(tree.body.pop().value)  # type: ignore[attr-defined]
+            silent = _silenced(lines_of(code), last.body)
         if tree.body:
             exec(compile(tree, name, "exec", dont_inherit=True), self.namespace)
         if last is not None:
             value = eval(compile(last, name, "eval", dont_inherit=True), self.namespace)
-            if not code.rstrip().endswith(";"):
+            if not silent:
                 display.show(value)
 
     def _last(self, request: int, flags: int, error: str) -> bytes:
@@ -296,6 +301,24 @@ class Interpreter:
 
 def _nothing() -> None:
     """What there is to do to OpenCV without videos."""
+
+
+class _Help:
+    """The ``help`` that interactive Python has."""
+
+    def __repr__(self) -> str:
+        return "Type help(object) for help about object."
+
+    def __call__(self, *subjects: object) -> None:
+        import pydoc  # few ask for it
+
+        pydoc.help(*subjects) if subjects else sys.stdout.write(f"{self!r}\n")
+
+
+def _silenced(lines: list[str], last: ast.expr) -> bool:
+    """Whether a semicolon follows the expression."""
+    rest = "".join(lines[(last.end_lineno or 1) - 1 :]).encode("utf-8", "surrogatepass")
+    return _SEMICOLON(rest, last.end_col_offset or 0) is not None
 
 
 def _depth() -> int:

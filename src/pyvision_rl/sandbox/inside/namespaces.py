@@ -15,7 +15,7 @@ import os
 from . import kernel
 
 SCRATCH = "/run/scratch"
-"""A session's folder, and its /tmp. Landlock allows writes by the folder above it."""
+"""A session's folder, its /tmp and its /dev/shm. Landlock allows writes by the folder above it."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _PLAIN = kernel.NOSUID | kernel.NODEV
 _USER = 1000
@@ -93,8 +93,10 @@ def build_root(place: str, paths: list[str]) -> bool:
             kernel.mount(device, place + device, None, kernel.BIND)
     for folder in ("/proc", SCRATCH):
         os.makedirs(place + folder, exist_ok=True)  # noqa: PTH103
-    with contextlib.suppress(FileExistsError):  # when the interpreter itself lies there
-        os.symlink(SCRATCH, place + "/tmp")  # noqa: PTH211
+    os.makedirs(place + "/dev", exist_ok=True)  # noqa: PTH103
+    for folder in ("/tmp", "/dev/shm"):  # the C library keeps semaphores in the second
+        with contextlib.suppress(FileExistsError):  # when the interpreter itself lies there
+            os.symlink(SCRATCH, place + folder)  # noqa: PTH211
     proc = True
     try:
         mount_proc(place + "/proc")

@@ -106,7 +106,7 @@ def install() -> None:
     def tagged(self: Any, A: Any) -> None:
         set_data(self, A)
         label(self, A)
-        found = A.__dict__.get(_TAG) if isinstance(A, Image.Image) else _slice_tag(A)
+        found = A.__dict__.get(_TAG) if isinstance(A, Image.Image) else _tag_of(A)
         if found is not None:
             self.__dict__[_TAG] = found
         else:
@@ -116,7 +116,7 @@ def install() -> None:
     def made(obj: Any, *args: Any, **kwargs: Any) -> Image.Image:
         image = from_array(obj, *args, **kwargs)
         label(image, obj)
-        found = _slice_tag(obj)
+        found = _tag_of(obj)
         if found is not None:
             image.__dict__[_TAG] = found
         return image
@@ -200,9 +200,19 @@ def _union(labels: list[Label | None]) -> Label | None:
     return name, tuple(sorted(found[name]))
 
 
+def _tag_of(array: Any) -> Tag | None:
+    """The tag of an array; a binding that model code closed or broke is the source of none."""
+    try:
+        return _slice_tag(array)
+    except Exception:  # noqa: BLE001 - whatever the broken binding made it raise
+        return None
+
+
 def _slice_tag(array: Any) -> Tag | None:
     """The tag of an array that is a piece of the pixels of a bound image, step 1 each way."""
     if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype != np.uint8:
+        return None
+    if not array.size:
         return None
     whole = array
     while isinstance(whole.base, np.ndarray):
@@ -212,7 +222,7 @@ def _slice_tag(array: Any) -> Tag | None:
     start = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
     top, left = start // whole.strides[0], start % whole.strides[0] // whole.strides[1]
     high, wide = array.shape[:2]
-    if not array.size or start < 0 or left + wide > whole.shape[1] or top + high > whole.shape[0]:
+    if start < 0 or left + wide > whole.shape[1] or top + high > whole.shape[0]:
         return None
     for name, find in _BOUND.items():
         image = find()

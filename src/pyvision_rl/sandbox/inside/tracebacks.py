@@ -7,6 +7,7 @@ keep it inside the time of the cell. Loaded by the child only; imports nothing o
 from __future__ import annotations
 
 import builtins
+import io
 import re
 import traceback
 
@@ -16,6 +17,8 @@ from .output import without_addresses
 __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 SHOWN_FRAMES = 8
+SHOWN_CAUSES = 3
+"""Of an error that holds several."""
 CELL = "<cell "
 """How the file name of every cell begins."""
 _NOT_PYTHON = re.compile(r"\s*([\w.,\[\] ]+=\s*)?(?P<sign>[%!])")
@@ -42,7 +45,7 @@ def describe(error: BaseException, limit: int) -> str:
 
 def explain(error: SyntaxError, code: str) -> None:
     """Say in the error that a line is a notebook command, if that is what is wrong with it."""
-    lines = code.splitlines()
+    lines = lines_of(code)
     number = error.lineno or 0
     if 0 < number <= len(lines):
         match = _NOT_PYTHON.match(lines[number - 1])
@@ -50,8 +53,16 @@ def explain(error: SyntaxError, code: str) -> None:
             error.msg = _OFFER[match["sign"]]
 
 
+def lines_of(code: str) -> list[str]:
+    """Return the lines as Python counts them: a form feed, say, ends none."""
+    return io.StringIO(code, newline=None).readlines()
+
+
 def _block(found: traceback.TracebackException, limit: int) -> str:
-    message = without_addresses("".join(found.format_exception_only()).rstrip("\n"))
+    words = list(found.format_exception_only())
+    for one in (found.exceptions or [])[:SHOWN_CAUSES]:
+        words += [f"  {line}" for line in one.format_exception_only()]
+    message = without_addresses("".join(words).rstrip("\n"))
     if len(message) > limit * 3 // 4:
         kept = limit * 3 // 8 - 3
         message = f"{message[:kept]} ... {message[-kept:]}"

@@ -93,6 +93,7 @@ class Zygote:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             fd = self._jail.confine(number, fd, self._pid, scratch_mb, videos)
+            self._control.detach()  # closed, and its number may be the session's socket now
             gc.enable()
             self._interpreter.serve(socket.socket(fileno=fd))
             status = 0

@@ -14,13 +14,13 @@ from PIL import Image
 from pyvision_rl.advantages import assign
 from pyvision_rl.assemble import assemble, build_tasks, chunks, num_tasks
 from pyvision_rl.config import Config, TasksConfig
-from pyvision_rl.errors import ConfigError, TrainError
+from pyvision_rl.errors import TrainError
 from pyvision_rl.images import VisionSpec, scaled_size
 from pyvision_rl.media import image_media, open_image
 from pyvision_rl.metrics import rollout_metrics
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunWriter
-from pyvision_rl.tasks.base import Scripted, TaskSet
+from pyvision_rl.tasks.base import TaskSet, with_scripts
 from pyvision_rl.types import EndReason, Media, Task, Trajectory
 
 
@@ -82,14 +82,16 @@ def run_rollout(config: Config, out: Path, report: Callable[[str], None] = lambd
     tasks = build_tasks(config.tasks)
     total = num_tasks(tasks, config.tasks)
     scripts: dict[str, tuple[str, ...]] | None = None
+    name = config.tasks.name if config.tasks else ""
     if config.policy.name == "scripted":
         scripts = {}
+        with_scripts(tasks, name)  # before anything is written
     with (
         assemble(config, scripts=scripts) as assembly,
         RunWriter(out, config, verb="rollout") as writer,
     ):
         for step, chunk in enumerate(chunks(total), 1):
-            drawn = draw_tasks(tasks, chunk, scripts, config.tasks.name if config.tasks else "")
+            drawn = draw_tasks(tasks, chunk, scripts, name)
             seed = derive_seed(config.seed, "rollout", chunk.start)
             rolled = assembly.rollout(drawn, seed=seed)
             groups = [assign(g, config.selection.advantage) for g in rolled]
@@ -111,10 +113,9 @@ def draw_tasks(
     drawn = [tasks[index] for index in chunk]
     if scripts is None:
         return drawn
-    if not isinstance(tasks, Scripted):
-        raise ConfigError(f"task set {name!r} has no scripts to play back")
+    scripted = with_scripts(tasks, name)
     scripts.clear()
-    scripts.update({task.id: tasks.script(i) for task, i in zip(drawn, chunk, strict=True)})
+    scripts.update({task.id: scripted.script(i) for task, i in zip(drawn, chunk, strict=True)})
     return drawn
 
 

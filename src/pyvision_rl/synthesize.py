@@ -24,6 +24,7 @@ from pyvision_rl.rendering.base import Renderer
 from pyvision_rl.rollout import derive_seed
 from pyvision_rl.runs import RunReader, RunWriter, read_info
 from pyvision_rl.same_config import HOW_MUCH_IS_GRADED, other_sections
+from pyvision_rl.tasks.base import with_scripts
 from pyvision_rl.types import EndReason, ExecStatus, Group, Malformed, Trajectory
 
 REASONS = (
@@ -118,6 +119,8 @@ def run_synthesize(
     total = num_tasks(tasks, config.tasks)
     name = config.tasks.name if config.tasks else ""
     scripts: dict[str, tuple[str, ...]] | None = {} if config.policy.name == "scripted" else None
+    if scripts is not None:
+        with_scripts(tasks, name)  # before anything is written
     counts, done = (Counter[str](), 0) if resume is None else _written(resume, config)
     size = config.synthesize.tasks_per_step
     with (

@@ -19,7 +19,8 @@ from pyvision_rl import __version__
 from pyvision_rl.cli.execute import InterruptedRun, Job, Options, run_verb
 from pyvision_rl.cli.main import app
 from pyvision_rl.cli.report import Reporter
-from pyvision_rl.config import Config
+from pyvision_rl.cli.verbs import after_sft
+from pyvision_rl.config import Config, TasksConfig
 from pyvision_rl.config_file import dump_config
 from pyvision_rl.errors import ConfigError, TrainError
 from pyvision_rl.media import image_media, write_png
@@ -335,6 +336,56 @@ def test_the_next_step_goes_on_with_the_model_at_hand(here, capsys, then, said):
     options = Options("c.json", ("policy.model=mine",), Path("o"))
     run_verb("sft", options, lambda job: None, then=then)
     assert capsys.readouterr().out.splitlines()[-1].endswith(said)
+
+
+def test_the_next_step_may_depend_on_the_config(here, capsys):
+    (here / "c.json").write_text(dump_config(Config()))
+    options = Options("c.json", (), Path("o"))
+    run_verb("sft", options, lambda job: None, then=lambda config: f"seed {config.seed} {{out}}")
+    assert capsys.readouterr().out.splitlines()[-1] == "next: seed 0 o"
+
+
+def test_training_without_tasks_does_not_end_in_a_command_that_needs_them():
+    tasks = TasksConfig(name="needle")
+    assert after_sft(Config()) == "pvrl show {out}"
+    assert after_sft(Config(tasks=tasks)).startswith("pvrl probe")
+
+
+def test_a_run_without_episodes_names_no_step_to_look_at(here):
+    with RunWriter(here / "run", Config(), verb="sft"):
+        pass
+    result = CliRunner().invoke(app, ["show", "run"])
+    assert result.stdout.splitlines()[-1] == "next: pvrl view run"
+
+
+@pytest.mark.parametrize("verb", ["rollout", "synthesize", "eval"])
+def test_scripts_that_are_not_there_are_missed_before_anything_is_written(here, verb):
+    row = {"id": "a", "question": "?", "answer": "1"}
+    (here / "t.jsonl").write_text(json.dumps(row) + "\n")
+    (here / "c.toml").write_text(
+        '[tasks]\nname = "jsonl"\npath = "t.jsonl"\n[policy]\nname = "scripted"\n'
+    )
+    result = CliRunner().invoke(app, [verb, "c.toml"])
+    assert result.exit_code == 2
+    assert "no scripts" in result.stderr
+    assert list((here / "runs").iterdir()) == []
+    checked = CliRunner().invoke(app, ["check", "config", "c.toml"])
+    assert checked.exit_code == 1
+    assert "no scripts to play back" in checked.stdout
+
+
+def test_many_faults_name_the_command_that_lists_all(here):
+    (here / "t.jsonl").write_text("{}\n" * 40)
+    arguments = ["rollout", "run.toml", "--set", "tasks.name=jsonl", "--set", "tasks.path=t.jsonl"]
+    result = CliRunner().invoke(app, [*arguments, "--set", "tasks.options={}"])
+    assert "pvrl check tasks t.jsonl --show 0 lists all" in result.stderr
+
+
+def test_names_of_a_result_are_whole_off_a_terminal(here, capsys):
+    name = "overall." + "a_long_name_of_a_category" * 8
+    (here / "c.json").write_text(dump_config(Config()))
+    run_verb("probe", Options("c.json", (), Path("o")), lambda job: {name: 0.5}, then="")
+    assert name in capsys.readouterr().out
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(here):

@@ -36,7 +36,7 @@ from pyvision_rl.rewards import build_rewarder, build_terms
 from pyvision_rl.rollout import Harness
 from pyvision_rl.selection import check_filters
 from pyvision_rl.sources import data_sources
-from pyvision_rl.tasks.base import Scripted
+from pyvision_rl.tasks.base import Scripted, with_scripts
 from pyvision_rl.tracking.base import check_trackers
 from pyvision_rl.types import (
     Completion,
@@ -183,6 +183,9 @@ def _policy_detail(config: Config) -> str:
             return f"a vLLM server at {vllm_options.read_options(policy).url}"
         return policy.name
     if policy.name == "scripted":
+        for section, key in ((config.tasks, "tasks"), (config.eval.tasks, "eval.tasks")):
+            if section is not None:
+                with_scripts(build_tasks(section, key), section.name)
         return "plays back the task set's own scripts"
     if not policy.model:
         return "note: no model yet; give one with --set policy.model=DIR"

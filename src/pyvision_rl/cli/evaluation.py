@@ -29,7 +29,7 @@ from pyvision_rl.cli.execute import (
     guarded,
     judge_budget,
     new_folder,
-    result_table,
+    print_result,
     run_verb,
     say,
     source_of,
@@ -214,7 +214,7 @@ def _told(verb: str, result: Any, following: str, *, as_json: bool, out: Path) -
     if as_json:
         write_json({"verb": verb, "out": str(out), "result": result, "next": following})
         return
-    Console().print(result_table(result))
+    print_result(result)
     say(f"wrote {out}")
     say(f"next: {following}")
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec, TypeAlias
 
 import typer
 from rich.console import Console
@@ -96,6 +96,9 @@ class Job:
     """``learner`` of ``run_rl`` and ``run_sft``, where it is not theirs."""
 
 
+Then: TypeAlias = str | Callable[[Config], str]
+
+
 class InterruptedRun(KeyboardInterrupt):
     """Ctrl-C, with the line that says how to go on."""
 
@@ -133,7 +136,7 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: str) -> None:
+def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: Then) -> None:
     """Load the config, make the run folder, do the work, show the result and what to do next.
 
     Args:
@@ -141,7 +144,8 @@ def run_verb(name: str, options: Options, work: Callable[[Job], Any], *, then: s
         options: What was typed.
         work: Does the verb's work; returns a record with ``to_json``, or a path.
         then: The next useful command; ``{out}`` stands for the run folder, ``{config}`` for what
-            was typed (or the run folder) and ``{model}`` for ``policy.model``.
+            was typed (or the run folder) and ``{model}`` for ``policy.model``. May depend on the
+            config.
 
     Raises:
         ConfigError: Bad usage or config.
@@ -170,7 +174,7 @@ def _run(
     source: Path,
     learner: dict[str, Any],
     work: Callable[[Job], Any],
-    then: str,
+    then: Then,
 ) -> None:
     with _run_folder(name, options, source) as out:
         try:
@@ -180,14 +184,14 @@ def _run(
             hint = f"; go on with: pvrl {name} --resume {out}" if can_go_on(name, out) else ""
             raise InterruptedRun(f"interrupted{hint}") from error
     typed = options.config or out
-    following = then.format(out=out, config=typed, model=config.policy.model)
+    words = then if isinstance(then, str) else then(config)
+    following = words.format(out=out, config=typed, model=config.policy.model)
     if options.as_json:
         write_json({"verb": name, "out": str(out), "result": to_json(result), "next": following})
         return
-    console = Console()
     values = to_json(result)
     if isinstance(values, dict):
-        console.print(result_table(values))
+        print_result(values)
     say(f"wrote {out}")
     say(f"next: {following}")
 
@@ -229,6 +233,11 @@ def result_table(values: dict[str, Any]) -> Table:
         # Names of categories are the data's: a plain str would be read as markup.
         table.add_row(Text(sanitize(key)), Text(sanitize(told)))
     return table
+
+
+def print_result(values: dict[str, Any]) -> None:
+    """Write a result as a table; off a terminal at any width: a name that is cut is none."""
+    Console(width=None if Console().is_terminal else 500).print(result_table(values))
 
 
 def _prepare(*, debug: bool) -> None:

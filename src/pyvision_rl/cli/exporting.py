@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pyvision_rl.cli.execute import (
     AsJson,
     Debug,
     guarded,
-    result_table,
+    print_result,
     say,
     to_json,
     write_json,
@@ -43,5 +42,5 @@ def export(
     if as_json:
         write_json({"verb": "export", "out": str(out), "result": written, "next": following})
         return
-    Console().print(result_table(written))
+    print_result(written)
     say(f"next: {following}")

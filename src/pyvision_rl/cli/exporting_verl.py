@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pyvision_rl.cli.execute import (
     AsJson,
@@ -15,7 +14,7 @@ from pyvision_rl.cli.execute import (
     Overrides,
     guarded,
     new_folder,
-    result_table,
+    print_result,
     say,
     to_json,
     write_json,
@@ -52,7 +51,7 @@ def export_verl(
     if as_json:
         write_json({"verb": "export-verl", "out": str(out), "result": written, "next": following})
         return
-    Console().print(result_table({k: v for k, v in written.items() if k != "notes"}))
+    print_result({k: v for k, v in written.items() if k != "notes"})
     for note in done.notes:
         say(f"note: {note}")
     say(f"next: {following}")

@@ -25,14 +25,16 @@ from pyvision_rl.cli.execute import (
     Out,
     Overrides,
     Resume,
+    Then,
     guarded,
     judge_budget,
-    result_table,
+    print_result,
     run_verb,
     say,
     to_json,
     write_json,
 )
+from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError
 
 
@@ -59,7 +61,7 @@ def new_model(
     run_verb("new-model", options, work, then="pvrl sft {config} --set policy.model={out}")
 
 
-def _plain(name: str, work: Callable[[Job], Any], then: str) -> Callable[..., None]:
+def _plain(name: str, work: Callable[[Job], Any], then: Then) -> Callable[..., None]:
     """Return the verb that does ``work``; the docstring of ``work`` is its help."""
 
     def verb(
@@ -80,7 +82,7 @@ def _plain(name: str, work: Callable[[Job], Any], then: str) -> Callable[..., No
     return guarded(verb)
 
 
-def _resumable(name: str, work: Callable[[Job], Any], then: str) -> Callable[..., None]:
+def _resumable(name: str, work: Callable[[Job], Any], then: Then) -> Callable[..., None]:
     """Return the same for work that can go on in a run folder."""
 
     def verb(
@@ -130,6 +132,13 @@ def _sft(job: Job) -> Any:
     return run_sft(job.config, job.out, resume=job.resume, report=job.report, **job.learner)
 
 
+def after_sft(config: Config) -> str:
+    """A model is probed with tasks, where there are some."""
+    if config.probe.tasks is None and config.tasks is None:
+        return "pvrl show {out}"
+    return "pvrl probe {config} --set policy.model={out}/final"
+
+
 def _rl(job: Job) -> Any:
     """Train with reinforcement learning."""
     from pyvision_rl.train.rl import run_rl
@@ -140,7 +149,7 @@ def _rl(job: Job) -> Any:
 probe = _plain("probe", _probe, "pvrl rl {config} --set policy.model={model}")
 rollout = _plain("rollout", _rollout, "pvrl show {out}")
 synthesize = _resumable("synthesize", _synthesize, "pvrl show {out}")
-sft = _resumable("sft", _sft, "pvrl probe {config} --set policy.model={out}/final")
+sft = _resumable("sft", _sft, after_sft)
 rl = _resumable("rl", _rl, "pvrl show {out}")
 
 
@@ -159,7 +168,7 @@ def export_sft(
     if as_json:
         write_json({"verb": "export-sft", "out": str(out), "result": written, "next": following})
         return
-    Console().print(result_table(written))
+    print_result(written)
     say(f"next: {following}")
 
 
@@ -198,5 +207,7 @@ def show(
         say(f"next: pvrl show {run}")
     elif step is not None:
         say(f"next: pvrl show {run} --step {step} --task TASK")
-    else:
+    elif RunReader(run).steps():
         say(f"next: pvrl show {run} --step N, then --task TASK for whole episodes")
+    else:
+        say(f"next: pvrl view {run}")

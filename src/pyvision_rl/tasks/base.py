@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from pyvision_rl.errors import ConfigError
 from pyvision_rl.types import Pair, Task
 
 
@@ -35,6 +36,17 @@ class Scripted(Protocol):
     def script(self, index: int) -> tuple[str, ...]:
         """Return the assistant turns that solve task ``index``; the last one answers."""
         ...
+
+
+def with_scripts(tasks: TaskSet, name: str) -> Scripted:
+    """Return the task set if it has scripts.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    if isinstance(tasks, Scripted):
+        return tasks
+    raise ConfigError(f'policy.name = "scripted": task set {name!r} has no scripts to play back')
 
 
 @runtime_checkable

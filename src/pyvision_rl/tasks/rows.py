@@ -163,7 +163,8 @@ def summary(path: Path, faults: Sequence[Fault]) -> str:
     lines = [f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}"]
     lines.extend(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
     if len(faults) > SHOWN_FAULTS:
-        lines.append(f"  ... and {len(faults) - SHOWN_FAULTS} more")
+        more = len(faults) - SHOWN_FAULTS
+        lines.append(f"  ... and {more} more; pvrl check tasks {path} --show 0 lists all")
     return "\n".join(lines)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -94,6 +96,15 @@ def test_ids_are_unique_and_name_the_task() -> None:
     tasks = needle(seed=5, split="test", limit=20)
     assert tasks[7].id == "needle-test-5-7"
     assert len({tasks[i].id for i in range(20)}) == 20
+
+
+def test_the_digits_are_scikit_learn_s_and_it_is_not_imported_for_them():
+    program = "import sys; from pyvision_rl.tasks.needle_scene import glyphs; glyphs()\n"
+    program += "assert 'sklearn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    known, theirs = glyphs(), pytest.importorskip("sklearn.datasets").load_digits()
+    assert (known.ink * 16 == theirs.images).all()
+    assert (known.digit == theirs.target).all()
 
 
 def test_splits_share_neither_handwriting_nor_background() -> None:

@@ -30,7 +30,7 @@ from pyvision_rl.tasks.clips_file import clip, default_folder
 from pyvision_rl.tasks.clips_pairs import frame_pair, scene_pairs
 from pyvision_rl.tasks.clips_scene import CATEGORIES, SHEET_FRAMES, Category, Scene, paint, plan
 from pyvision_rl.tasks.clips_scripts import answer_turn, answers, looks, question
-from pyvision_rl.tasks.needle_scene import Split
+from pyvision_rl.tasks.needle_scene import Split, digits_file
 from pyvision_rl.types import Gold, Pair, Task, TaskInput, VideoFacts
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -135,7 +135,7 @@ class ClipsTasks:
         self.options = parse_options(Options, config.options, "tasks.options")
         self._size = min(self.options.size, config.limit or self.options.size)
         self._shares = _shares([self.options.mix[c] for c in self.options.categories])
-        _require("sklearn.datasets")
+        digits_file("the task set 'clips'")
         folder = Path(self.options.folder) if self.options.folder else default_folder()
         self.folder = folder / _key(self.options, _require("av").__version__)
         """Of the videos of these options."""

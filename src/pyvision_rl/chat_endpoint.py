@@ -16,6 +16,9 @@ from pyvision_rl.config.endpoints import EndpointConfig
 from pyvision_rl.errors import ConfigError, EndpointError, MissingKeyError
 from pyvision_rl.http_client import JsonClient
 
+BROKEN_OFF = frozenset({"abort", "error", "insufficient_system_resource"})
+"""Why a completion ends that the model did not end, nor a limit of ours: half a text is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -69,7 +72,8 @@ class ChatEndpoint:
         """Return the server's completion of ``messages``.
 
         Raises:
-            EndpointError: Refused, no answer after all retries, or one that is no completion.
+            EndpointError: Refused, no answer after all retries, or one that is no completion, or
+                half of one.
         """
         body = {"model": self._config.model, "messages": list(messages), **parameters}
         value = await self._client.post("/chat/completions", body)
@@ -84,10 +88,14 @@ class ChatEndpoint:
             raise EndpointError(
                 f"{self._client.address}: an answer that is no chat completion ({error!r})"
             ) from error
+        finish = str(choice.get("finish_reason") or "")
+        if finish in BROKEN_OFF:
+            self._client.counts["failures"] += 1
+            raise EndpointError(f"{self._client.address}: broke the completion off ({finish})")
         stopped = choice.get("stop_reason")
         return Reply(
             text or "",
-            str(choice.get("finish_reason") or ""),
+            finish,
             stopped if isinstance(stopped, str) else None,
             "stop_reason" in choice,
         )

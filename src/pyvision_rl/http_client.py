@@ -66,7 +66,8 @@ class JsonClient:
         """For messages."""
         self._key = key
         self._https = parts.scheme == "https"
-        self._place = (parts.hostname or "", parts.port)
+        # With a port always: the library would take the end of a bare IPv6 address for one.
+        self._place = (parts.hostname or "", parts.port or (443 if self._https else 80))
         self._base = parts.path.rstrip("/")
         self._query = f"?{parts.query}" if parts.query else ""
         self._tls: ssl.SSLContext | None = None

@@ -219,6 +219,20 @@ def test_an_address_that_cannot_be_one_is_refused(url: str, part: str) -> None:
     assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("http://[::1]/v1", "::1", 80),
+        ("https://[2001:db8::10]/v1", "2001:db8::10", 443),
+        ("http://[::1]:8000/v1", "::1", 8000),
+        ("https://host/v1", "host", 443),
+    ],
+)
+def test_every_address_is_asked_at_its_own_host_and_port(url: str, host: str, port: int) -> None:
+    connection, _ = JsonClient(config(url)).connect()
+    assert (connection.host, connection.port) == (host, port)
+
+
 def test_an_api_version_is_sent_and_left_out_of_messages() -> None:
     with FakeOpenAI(always=Fault(status=401)) as server:
         (found,) = ask(JsonClient(config(f"{server.url}?api-version=2024-10-21")))

@@ -199,6 +199,13 @@ def test_a_withheld_turn_is_our_failure_and_no_words_are_the_models() -> None:
     assert made.text == ""
 
 
+@pytest.mark.parametrize("finish", ["abort", "error", "insufficient_system_resource"])
+def test_a_turn_that_the_server_broke_off_is_our_failure(finish: str) -> None:
+    choice = {"message": {"content": CODE}, "finish_reason": finish}
+    with FakeOpenAI(lambda _: choice) as server, pytest.raises(PolicyError, match=finish):
+        sample(policy(server), request())
+
+
 def test_a_server_that_fails_for_all_retries_is_our_failure() -> None:
     with FakeOpenAI(always=Fault(status=503)) as server:
         chat = policy(server)

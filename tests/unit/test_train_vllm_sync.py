@@ -167,6 +167,23 @@ def test_adapters_are_published_alone(made: tuple[Path, Any], tmp_path: Path) ->
     assert not (folder / "model.safetensors").exists()
 
 
+def test_adapters_that_the_server_forgot_are_published_again(
+    made: tuple[Path, Any], tmp_path: Path
+) -> None:
+    # As after a restart: the old name is not there to be unloaded.
+    with served(made, dev_mode=False, forgets_adapters=True) as server:
+        train = {"learning_rate": 3e-2, "steps": 3, "lora_rank": 2, "lora_alpha": 8}
+        run_rl(config(made[0], server, sync={"how": "lora"}, train=train), tmp_path / "run")
+    assert len(RunReader(tmp_path / "run").metrics()) == 3
+
+
+def test_a_pause_whose_answer_was_lost_is_ended(made: tuple[Path, Any], tmp_path: Path) -> None:
+    with served(made, late_pause=True) as server:
+        with pytest.raises(TrainError, match="version 0 were not published"):
+            run_rl(config(made[0], server), tmp_path / "run")
+        assert server.paths()[-1] == "/resume"
+
+
 def test_a_resumed_run_publishes_what_it_goes_on_with(
     made: tuple[Path, Any], tmp_path: Path
 ) -> None:

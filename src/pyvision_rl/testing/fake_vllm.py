@@ -96,6 +96,10 @@ class Started:
     max_model_len: int = 100_000
     reload: Literal["right", "keeps_old", "mixed"] = "right"
     """What a reload that is answered as done has really done."""
+    forgets_adapters: bool = False
+    """It was started anew before every load."""
+    late_pause: bool = False
+    """It pauses, and the answer is lost."""
     omit: tuple[str, ...] = ()
     """Fields that its answers lack, as those of another version do."""
     end_at: frozenset[int] = frozenset()
@@ -192,6 +196,8 @@ class FakeVLLM(FakeOpenAI):
                 raise RefusedError(404, f"The lora adapter '{name}' cannot be found.")
             known.remove(name)
             return b"Success: LoRA adapter removed."
+        if self.started.forgets_adapters:
+            known.clear()
         if name in known:
             raise RefusedError(400, f"The lora adapter '{name}' has already been loaded.")
         self.engine.load_adapter(name, body["lora_path"])
@@ -202,6 +208,8 @@ class FakeVLLM(FakeOpenAI):
         state = self._state
         if path in ("/pause", "/resume"):
             state.paused = path == "/pause"
+            if state.paused and self.started.late_pause:
+                raise RefusedError(504, "gateway timeout")
             return json.dumps({"status": "paused" if state.paused else "resumed"}).encode()
         if path in _RESETS:
             state.reset.add(path)

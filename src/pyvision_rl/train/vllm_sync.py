@@ -12,6 +12,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,9 @@ class Sync:
     async def _publish_all(self, server: VLLMServer, version: int) -> None:
         folder = self._fresh(f"pvrl-weights-{version:06d}")
         self._model.save(folder)
-        await server.call("/pause?mode=wait")
         try:
+            # Inside: a pause whose answer was lost must be ended too.
+            await server.call("/pause?mode=wait")
             for path in _CACHES:
                 answer = await server.call(path)
                 if answer.get("success") is False:
@@ -184,11 +186,21 @@ class Sync:
         save_adapters(module, folder)
         # A name of its own for each: prefixes are cached by name, and none of an old one is found.
         name = f"pvrl-{version:06d}-{time.time_ns():x}"
-        await server.call("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+        asked = {"lora_name": name, "lora_path": str(folder)}
+        try:
+            await server.call("/v1/load_lora_adapter", asked)
+        except EndpointError as error:
+            # The answer to a first try was lost: no other adapter has this name.
+            if "already been loaded" not in str(error):
+                raise
         before, self._adapter = self._adapter, name
         self._policy.use_adapter(name)
         if before:
-            await server.call("/v1/unload_lora_adapter", {"lora_name": before})
+            try:
+                await server.call("/v1/unload_lora_adapter", {"lora_name": before})
+            except EndpointError as error:
+                if error.status != HTTPStatus.NOT_FOUND:  # a server that was started anew
+                    raise
         self._drop_others(folder, "pvrl-adapter-*")
 
     def _fresh(self, name: str) -> Path:

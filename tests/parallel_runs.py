@@ -34,16 +34,26 @@ class Runner(ForkServer):
         *,
         argv: Sequence[object] = (),
         steps: Path | None = None,
+        full: int | None = None,
         when: Callable[[], bool] = lambda: False,
         do: Callable[[list[int]], None] = lambda _: None,
     ) -> list[int]:
         """Run until all processes ended; ``do`` receives their ids once ``when`` says so.
 
+        Args:
+            size: How many.
+            stderr: What they say.
+            argv: Of ``pvrl``.
+            steps: Or a file of scenarios.
+            full: The process whose GPU is full in its first step, as torch would say it.
+            when: Whether it is time for ``do``.
+            do: Does something to them.
+
         Returns:
             The exit codes in the order of the processes; negative is the signal that ended it.
         """
         order = {"size": size, "stderr": str(stderr), "argv": [str(a) for a in argv]}
-        self.order(order | {"steps": None if steps is None else str(steps)})
+        self.order(order | {"steps": None if steps is None else str(steps), "full": full})
         pids = self.answer()
         while any(map(alive, pids)):
             if when():
@@ -71,6 +81,8 @@ def _child(order: dict[str, Any], rank: int, port: int) -> None:
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     code = 1
     try:
+        if order["full"] == rank:
+            _fill()
         if order["steps"]:
             from tests.parallel_steps import run
 
@@ -90,6 +102,18 @@ def _child(order: dict[str, Any], rank: int, port: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _fill() -> None:
+    """Let this process find no memory on its device."""
+    import torch
+
+    from pyvision_rl.train.parallel import ParallelLearner
+
+    def without_memory(*_: object) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    setattr(ParallelLearner, "_backward", without_memory)  # noqa: B010
 
 
 def _serve() -> None:

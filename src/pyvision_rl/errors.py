@@ -66,5 +66,9 @@ class TrainError(PVRLError):
     """The learner cannot go on."""
 
 
+class DeviceFullError(TrainError):
+    """The GPU of this process is full; those of the other processes of a run may not be."""
+
+
 class CheckpointError(TrainError):
     """A checkpoint is missing, cut short, or belongs to another model."""

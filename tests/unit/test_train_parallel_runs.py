@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,20 @@ def test_the_others_end_when_process_0_dies(runner: Runner, file: Path, tmp_path
     codes = long_run(runner, file, tmp_path / "out", log, signal.SIGKILL, slice(0, 1))
     assert codes == [-signal.SIGKILL, 1]
     assert "process 1 of 2 lost another one" in log.read_text()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_process_without_memory_ends_the_run_at_once_and_says_what_takes_less(
+    which: int, runner: Runner, file: Path, tmp_path: Path
+) -> None:
+    log, began = tmp_path / "log", time.monotonic()
+    codes = runner.run(2, log, argv=["sft", file, "--out", tmp_path / "out"], full=which)
+    assert codes == [1, 1]
+    assert time.monotonic() - began < 200  # and not train.parallel_timeout_s
+    said = log.read_text()
+    assert "the GPU's memory is full" in said
+    assert "train.gradient_checkpointing = true" in said
+    assert f"process {1 - which} of 2 lost another one" in said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -1,6 +1,6 @@
 """What a GPU's memory was for: the peak of each part of a step, and one clear error without enough.
 
-In: nothing but torch's own count. Out: numbers for ``metrics.jsonl``, or a ``TrainError`` that
+In: nothing but torch's own count. Out: numbers for ``metrics.jsonl``, or a ``DeviceFullError`` that
 names the keys which take less. A CPU has no such count: there are no numbers then.
 """
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 
 from pyvision_rl.config import TrainConfig
-from pyvision_rl.errors import TrainError
+from pyvision_rl.errors import DeviceFullError
 
 
 def forget_peak(device: torch.device) -> None:
@@ -35,7 +35,7 @@ def enough_memory(config: TrainConfig, step: int) -> Iterator[None]:
     """Turn a lack of memory on a GPU into an error that says what to change.
 
     Raises:
-        TrainError: The GPU was full during step ``step``.
+        DeviceFullError: The GPU was full during step ``step``.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def enough_memory(config: TrainConfig, step: int) -> Iterator[None]:
             ways.append("train.gradient_checkpointing = true")
         if not config.lora_rank:
             ways.append("train.lora_rank = 64")
-        raise TrainError(
+        raise DeviceFullError(
             f"step {step}: the GPU's memory is full ({str(error).splitlines()[0]}). What takes "
             f"less: {', '.join(ways)}; --dry-run tells what each part takes"
         ) from error

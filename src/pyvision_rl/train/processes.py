@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pyvision_rl.errors import ConfigError, TrainError
+from pyvision_rl.errors import ConfigError, DeviceFullError, TrainError
 
 _CPU = torch.device("cpu")
 _FOREVER = timedelta(days=365)
@@ -33,6 +33,10 @@ _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe",
 
 class LostProcess(TrainError):
     """Another process died, or did not answer in time."""
+
+
+_ALONE = (LostProcess, DeviceFullError)
+"""What a process raises without the others."""
 
 
 class Processes:
@@ -107,13 +111,14 @@ class Processes:
     def guarded(self) -> Iterator[None]:
         """Turn the loss of another process into ``LostProcess``.
 
-        After any other failure than a ``TrainError``, which all processes raise together, this one
-        can no longer go on with the others; it then leaves without a word to them.
+        A ``TrainError`` is raised by all processes together, but for those of ``_ALONE``. After
+        one of these, or any other failure, this one can no longer go on with the others; it then
+        leaves without a word to them, and they notice.
         """
         try:
             yield
         except TrainError as error:
-            self._whole = self._whole and not isinstance(error, LostProcess)
+            self._whole = self._whole and not isinstance(error, _ALONE)
             raise
         except BaseException as error:
             self._whole = False
@@ -150,6 +155,7 @@ def follow(processes: Processes, build: Callable[..., Any]) -> None:
 
     Raises:
         LostProcess: Process 0, or another one, is gone.
+        DeviceFullError: The GPU of this process is full.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -164,7 +170,7 @@ def follow(processes: Processes, build: Callable[..., Any]) -> None:
                 learner = build(processes, *arguments)
             else:
                 getattr(learner, name)(*arguments)
-        except LostProcess:
+        except _ALONE:
             raise
         except TrainError:
             pass  # process 0 raised it too, and says so

@@ -45,11 +45,19 @@ def network_135m(
     max_pixels: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> tuple[VisionLanguageModel, Architecture]:
     """Return a random network of 135 million parameters, and its sizes."""
+    model, architecture = _network(_TEXT_135M, _VISION_135M, VisionSpec(max_pixels=max_pixels))
+    model.module.to(device, dtype)
+    return model, architecture
+
+
+def _network(
+    text: dict[str, Any], vision: dict[str, Any], pixels: VisionSpec
+) -> tuple[VisionLanguageModel, Architecture]:
     import transformers
 
     sizes: dict[str, Any] = {
-        "text_config": copy.deepcopy(_TEXT_135M),
-        "vision_config": copy.deepcopy(_VISION_135M),
+        "text_config": copy.deepcopy(text),
+        "vision_config": copy.deepcopy(vision),
         "tie_word_embeddings": True,
         "image_token_id": 5,
         "video_token_id": 6,
@@ -58,9 +66,8 @@ def network_135m(
     built._attn_implementation = "sdpa"
     torch.manual_seed(0)
     module: Any = transformers.Qwen2_5_VLForConditionalGeneration(built)
-    module.to(device, dtype).eval()
-    speed_up(module.model.visual)
-    model = VisionLanguageModel(module, VisionSpec(max_pixels=max_pixels))
+    speed_up(module.eval().model.visual)
+    model = VisionLanguageModel(module, pixels)
     return model, read_architecture({"model_type": "qwen2_5_vl", **sizes}, None)
 
 
@@ -76,6 +83,15 @@ def examples(
         answer = Segment(tuple(30 + i % 20 for i in range(written)), True, (-1.0,) * written)
         made.append(Example((prompt, question, answer)))
     return made
+
+
+def deep_network() -> tuple[VisionLanguageModel, Architecture]:
+    """Return a network of 12 million parameters, nearly all of them in 12 layers, and its sizes."""
+    text = {"vocab_size": 640, "hidden_size": 256, "intermediate_size": 1024}
+    text |= {"num_hidden_layers": 12, "num_attention_heads": 4, "num_key_value_heads": 2}
+    vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "out_hidden_size": 256}
+    vision |= {"num_heads": 2, "fullatt_block_indexes": [0]}
+    return _network(_TEXT_135M | text, vision, VisionSpec(max_pixels=12544))
 
 
 def measured_peak(learner: Learner, batch: list[Example]) -> int:

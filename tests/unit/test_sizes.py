@@ -33,7 +33,7 @@ from pyvision_rl.train.batching import pack
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.memory_check import require_memory
 from pyvision_rl.train.optimizers import freeze_vision, hidden_weights
-from tests.measured import examples, measured_peak
+from tests.measured import deep_network, examples, measured_peak
 from tests.tiny_models import FAMILIES, make_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -211,6 +211,30 @@ def test_the_peak_of_a_step_is_estimated_within_a_fifth(tiny, keys: dict[str, An
     want += memory.activations(architecture, config, one) + memory.logits(architecture, one)
     got = measured_peak(Learner(own, config.train), batch)
     assert abs(want - got) / got < 0.2, (want, got)
+
+
+def test_layers_that_are_computed_again_leave_no_16_bit_copies_of_their_weights() -> None:
+    from accelerate.state import AcceleratorState
+
+    model, architecture = deep_network()
+    train = {"gradient_checkpointing": True, "mixed_precision": "bf16", "micro_batch_tokens": 64}
+    config = Config.model_validate({"train": train})
+    batch = examples(model, rows=4, text=4, side=28, written=8)
+    micro = pack(batch, model, 64)
+    assert len(micro) > 1
+    B, T = micro[0].token_ids_BT.shape
+    one = memory.Pass(tokens=B * T, targets=micro[0].num_targets, patches=B * 4)
+    # What the optimizer takes for a moment on a CPU is less than what a pass takes.
+    want = memory.fixed(architecture, config, "sft").total
+    want += memory.activations(architecture, config, one) + memory.logits(architecture, one)
+    want += memory.weight_copies(architecture, config)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        got = measured_peak(Learner(model, config.train), batch)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    copies = 2 * count(architecture, TrainConfig()).text
+    assert abs(want - got) < copies / 4, (want, got, copies)
 
 
 def test_the_cache_is_counted_to_the_byte(tiny) -> None:

@@ -20,47 +20,52 @@ _SLACK = 64
 
 
 class KVCache:
-    """A pool of rows in one tensor [layers, 2, R, H, C, D] that grows when asked to."""
+    """A pool of rows, one tensor [2, R, H, C, D] for each layer, that grows when asked to."""
 
     def __init__(
         self, layers: int, heads: int, size: int, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._data = torch.zeros(layers, 2, 0, heads, 0, size, dtype=dtype, device=device)
+        empty = torch.zeros(2, 0, heads, 0, size, dtype=dtype, device=device)
+        self._layers = [empty] * layers
 
     @property
     def nbytes(self) -> int:
         """Memory of the pool."""
-        return self._data.nbytes
+        return sum(layer.nbytes for layer in self._layers)
 
     def reserve(self, rows: int, columns: int) -> None:
-        """Make room for ``rows`` rows of ``columns`` tokens; what is there stays."""
-        old = self._data
-        R, C = old.shape[2], old.shape[4]
-        if rows <= R and columns <= C:
-            return
-        new_R = R if rows <= R else max(rows, R + R // 2)
-        new_C = C if columns <= C else max(columns + _SLACK, C + C // 4)
-        # Zeros, not empty: a masked column still meets a weight of 0.0, and 0 * NaN is NaN.
-        self._data = old.new_zeros(*old.shape[:2], new_R, old.shape[3], new_C, old.shape[5])
-        if R and C:
-            self._data[:, :, :R, :, :C] = old
+        """Make room for ``rows`` rows of ``columns`` tokens; what is there stays.
+
+        Layer by layer: the old and the new of all would need twice the memory for a moment. Where
+        it lacks, some layers have grown and others not, and all of them hold what they held.
+        """
+        for index, old in enumerate(self._layers):
+            _, R, H, C, D = old.shape
+            if rows > R or columns > C:
+                new_C = C if columns <= C else max(columns + _SLACK, C + C // 4)
+                # Zeros, not empty: a masked column still meets a weight of 0.0, and 0 * NaN is NaN.
+                self._layers[index] = old.new_zeros(2, max(rows, R), H, new_C, D)
+                self._layers[index][:, :R, :, :C] = old
 
     def load(self, row: int, saved: Tensor) -> None:
         """Put a saved row [layers, 2, H, length, D] back."""
-        self._data[:, :, row, :, : saved.shape[3]] = saved
+        for layer, part in zip(self._layers, saved, strict=True):
+            layer[:, row, :, : part.shape[2]] = part
 
     def save(self, row: int, length: int) -> Tensor:
         """Return a compact copy [layers, 2, H, length, D] of a row."""
-        return self._data[:, :, row, :, :length].clone()
+        return torch.stack([layer[:, row, :, :length] for layer in self._layers])
 
     def copy(self, source: int, target: int, count: int, length: int) -> None:
         """Copy a row of ``length`` tokens to ``count`` rows from ``target`` on."""
-        row = self._data[:, :, source : source + 1, :, :length]
-        self._data[:, :, target : target + count, :, :length] = row
+        for layer in self._layers:
+            row = layer[:, source : source + 1, :, :length]
+            layer[:, target : target + count, :, :length] = row
 
     def clear(self, row: int) -> None:
         """Zero a row, so that nothing non-finite stays in the pool."""
-        self._data[:, :, row] = 0
+        for layer in self._layers:
+            layer[:, row] = 0
 
     def window(self, start: int, lengths: Tensor, tokens: int, longest: int) -> Window:
         """Return the view through which one forward pass appends to rows ``start``, ...
@@ -71,14 +76,14 @@ class KVCache:
             tokens: T, appended to every row (right-padded).
             longest: The largest of ``lengths``, known to the caller without a device sync.
         """
-        return Window(self._data, start, lengths, tokens, longest)
+        return Window(self._layers, start, lengths, tokens, longest)
 
 
 class Window:
     """What transformers' layers see as their cache during one forward pass."""
 
     def __init__(
-        self, pool: Tensor, start: int, lengths: Tensor, tokens: int, longest: int
+        self, pool: list[Tensor], start: int, lengths: Tensor, tokens: int, longest: int
     ) -> None:
         self._pool = pool
         self._rows = slice(start, start + len(lengths))
@@ -90,10 +95,13 @@ class Window:
             """[B, 1, T, S] True where a query may look; None for plain causal attention."""
             return
         device = lengths.device
-        H, C = pool.shape[3:5]
+        H = pool[0].shape[2]
         columns = lengths[:, None] + torch.arange(tokens, device=device)
         heads = torch.arange(start * H, (start + len(lengths)) * H, device=device).view(-1, H, 1)
-        self._index = (heads * C + columns[:, None]).flatten()
+        # Layers are of one length, but for those that a lack of memory left behind.
+        self._index = {
+            C: (heads * C + columns[:, None]).flatten() for C in {p.shape[3] for p in pool}
+        }
         keys = torch.arange(self._span, device=device)
         # Every query sees its own column, a pad too: no row of the mask is empty, so no NaN.
         self.mask = keys <= columns[:, None, :, None]
@@ -108,7 +116,8 @@ class Window:
             pair[1, self._rows, :, : self._tokens] = value
             return key, value
         for part, new in zip(pair, (key, value), strict=True):
-            part.view(-1, part.shape[-1]).index_copy_(0, self._index, new.flatten(0, 2))
+            index = self._index[part.shape[2]]
+            part.view(-1, part.shape[-1]).index_copy_(0, index, new.flatten(0, 2))
         keys, values = pair[:, self._rows, :, : self._span]
         return keys, values
 

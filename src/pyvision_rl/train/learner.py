@@ -110,7 +110,9 @@ class Learner:
         if config.freeze_vision:
             freeze_vision(module)
         if config.gradient_checkpointing:
-            _enable_activation_checkpointing(module)
+            from pyvision_rl.train.recomputing import recompute_layers
+
+            recompute_layers(module)
         if model.dtype != torch.float32 and not (config.master_weights or config.lora_rank):
             _log.warning(
                 "training %s weights: small updates are rounded away; set train.master_weights, or "
@@ -373,15 +375,6 @@ def _num_targets(micro_batches: Sequence[MicroBatch], what: str) -> int:
     return total
 
 
-def _enable_activation_checkpointing(module: Any) -> None:
-    # Renamed within transformers 5; the old name warns from then on.
-    kwargs = {"use_reentrant": False}
-    if hasattr(module, "activation_checkpointing_enable"):
-        module.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
-    else:
-        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
-
-
 def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
     if config.mixed_precision == "fp16" and device.type == "cpu":
         raise ConfigError('train.mixed_precision = "fp16" needs a GPU; use "bf16" or "no" on CPU')
@@ -391,6 +384,10 @@ def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
         raise ConfigError(
             f"train.mixed_precision = {config.mixed_precision!r} on {device.type}: {error}"
         ) from error
+    if config.gradient_checkpointing:
+        from pyvision_rl.train.recomputing import without_cast_cache
+
+        accelerator.autocast_handler = without_cast_cache()
     # Else an environment variable of accelerate's would divide every gradient.
     accelerator.gradient_accumulation_steps = 1
     if accelerator.num_processes > 1 and config.parallel == "none":

@@ -490,3 +490,17 @@ def test_processes_that_share_a_model_hold_a_piece_each_and_process_0_a_whole_on
     assert shared.optimizer == 3_807_808_256
     alone = _parts("Qwen/Qwen2.5-VL-7B-Instruct")
     assert _parts("Qwen/Qwen2.5-VL-7B-Instruct", parallel="ddp", num_processes=8) == alone
+
+
+def test_what_the_optimizer_takes_for_a_moment_is_planned_by_its_kind() -> None:
+    sizes = named("Qwen/Qwen2.5-VL-7B-Instruct")
+    assert sizes is not None
+
+    def planned(dtype: str, **train: Any) -> int:
+        sections = {"policy": {"dtype": dtype}, "train": {"freeze_vision": True} | train}
+        return memory.stepping(sizes, Config.model_validate(sections))
+
+    matrix, embedding = 3584 * 18944, 152_064 * 3584
+    assert planned("float32") == 4 * 7_615_616_512
+    assert planned("bfloat16", master_weights=True) == 2 * 4 * embedding
+    assert 5 * 4 * matrix <= planned("float32", optimizer="muon") < planned("float32")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from pyvision_rl.train import muon
 from pyvision_rl.train.muon import Muon, orthogonalized
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
@@ -55,15 +59,40 @@ def test_a_matrix_and_its_transpose_give_transposed_results():
     torch.testing.assert_close(tall, wide.T)
 
 
-def test_matrices_of_one_shape_do_not_mix():
+@pytest.mark.parametrize("part", [1, 110, 2**26])
+def test_matrices_of_one_shape_do_not_mix(part, monkeypatch):
+    monkeypatch.setattr(muon, "PART", part)
     torch.manual_seed(2)
     shapes = [(6, 9), (9, 6), (4, 4), (6, 9), (12, 3)]
-    matrices = [torch.randn(shape) * 10.0**i for i, shape in enumerate(shapes)]
-    together = orthogonalized(matrices, COEFFICIENTS, 5)
-    alone = [orthogonalized([matrix], COEFFICIENTS, 5)[0] for matrix in matrices]
-    for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one, other)
-    assert orthogonalized([], COEFFICIENTS, 5) == []
+    starts = [torch.randn(shape) for shape in shapes]
+    gradients = [torch.randn(shape) * 10.0**i for i, shape in enumerate(shapes)]
+    settings = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.95}
+    together = [torch.nn.Parameter(start.clone()) for start in starts]
+    optimizer = Muon(together, **settings)
+    for _ in range(2):
+        for parameter, gradient in zip(together, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+    for start, gradient, parameter in zip(starts, gradients, together, strict=True):
+        single = torch.nn.Parameter(start.clone())
+        alone = two_steps(Muon([single], **settings), single, [gradient] * 2)
+        torch.testing.assert_close(parameter.detach(), alone)
+
+
+def test_a_step_takes_little_beside_many_large_matrices(monkeypatch):
+    monkeypatch.setattr(muon, "PART", 2**16)
+    parameters = [torch.nn.Parameter(torch.randn(128, 256)) for _ in range(32)]
+    optimizer = Muon(parameters, lr=1e-3, weight_decay=0.0, momentum=0.9)
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()  # makes the moments
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        optimizer.step()
+    events = (e for e in found.profiler.kineto_results.events() if e.name() == "[memory]")
+    ordered = sorted(events, key=lambda e: e.start_ns())
+    most = max(accumulate(event.nbytes() for event in ordered))
+    # As much as the plan of a run counts for it (``sizes.memory.stepping``).
+    assert 4 * 2**16 < most <= 5 * 4 * 2**16
 
 
 def test_a_parameter_without_gradient_stays():

@@ -24,6 +24,8 @@ _LOGIT_COPIES = 6
 """float32 [targets, vocabulary] that exist together when entropies are taken."""
 _MAX_SCORES = 2**28
 """Of one chunk, as in ``train.learner``."""
+_MUON_PART = 2**26
+"""Parameters, as in ``train.muon``."""
 _MASTER_PART = 2**28
 """Parameters, as in ``train.master``."""
 _CACHE_SLACK = 1.25
@@ -133,14 +135,21 @@ def weight_copies(architecture: Architecture, config: Config) -> int:
 def stepping(architecture: Architecture, config: Config) -> int:
     """Return what the optimizer takes while it moves the weights, beside what it keeps.
 
-    On a GPU torch's AdamW makes one more number for each parameter; float32 copies go in parts.
+    On a GPU torch's AdamW makes one more number for each parameter; float32 copies go in parts, and
+    so does Muon, which makes five numbers for each that it moves at once.
     """
     train = config.train
     moved = trained(architecture, train).total
     own = 4 if train.lora_rank else dtype_bytes(config)
     moved = -(-moved // _pieces(train))
+    text = architecture.text
     if train.master_weights and own < 4:
-        return 2 * 4 * min(moved, _MASTER_PART)
+        # No parameter is cut: one that is larger than a part is one.
+        return 2 * 4 * min(moved, max(_MASTER_PART, text.vocab * text.hidden))
+    if train.optimizer == "muon":
+        matrices = trained(architecture, train).matrices
+        at_once = min(matrices, max(_MUON_PART, text.hidden * text.intermediate))
+        return max(5 * 4 * at_once, (moved - matrices) * own)
     return moved * own
 
 

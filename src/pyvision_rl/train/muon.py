@@ -8,10 +8,14 @@ float32, which made it the larger part of a tiny model's training step. Everythi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+PART = 2**26
+"""Numbers of the matrices that go through the iteration together, but for a larger one alone."""
 
 
 class Muon(torch.optim.Muon):
@@ -33,12 +37,16 @@ class Muon(torch.optim.Muon):
         """Move every parameter that has a gradient."""
         for group in self.param_groups:
             moved: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-            updates = [self._momentum(p, group["momentum"]) for p in moved]
-            directions = orthogonalized(updates, group["ns_coefficients"], group["ns_steps"])
-            decay = 1 - group["lr"] * group["weight_decay"]
-            for parameter, direction in zip(moved, directions, strict=True):
-                rate = group["lr"] * 0.2 * math.sqrt(max(parameter.shape))
-                parameter.mul_(decay).add_(direction, alpha=-rate)
+            for part in _parts(moved):
+                self._move(part, group)  # nothing of it is left when the next one begins
+
+    def _move(self, part: list[Tensor], group: dict[str, Any]) -> None:
+        updates = [self._momentum(p, group["momentum"]) for p in part]
+        directions = orthogonalized(updates, group["ns_coefficients"], group["ns_steps"])
+        decay = 1 - group["lr"] * group["weight_decay"]
+        for parameter, direction in zip(part, directions, strict=True):
+            rate = group["lr"] * 0.2 * math.sqrt(max(parameter.shape))
+            parameter.mul_(decay).add_(direction, alpha=-rate)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         """Return the gradient with Nesterov's momentum."""
@@ -50,23 +58,33 @@ class Muon(torch.optim.Muon):
         return parameter.grad.lerp(average, momentum)
 
 
+def _parts(matrices: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the matrices of one shape, lying or standing, together: a small network has dozens.
+
+    Of large ones few at a time: their updates, and what the iteration makes of them, are several
+    times as much as they are.
+    """
+    together: dict[tuple[int, ...], list[Tensor]] = {}
+    for matrix in matrices:
+        together.setdefault(tuple(sorted(matrix.shape)), []).append(matrix)
+    for alike in together.values():
+        most = max(1, PART // alike[0].numel())
+        yield from (alike[first : first + most] for first in range(0, len(alike), most))
+
+
 def orthogonalized(
     matrices: Sequence[Tensor], coefficients: tuple[float, float, float], num_steps: int
 ) -> list[Tensor]:
     """Return about U V^T of each matrix [m, n] = U S V^T: the singular values drawn towards 1.
 
-    Matrices of one shape, lying or standing, go together: a small network has dozens of small ones.
+    Args:
+        matrices: Of one shape, lying or standing.
+        coefficients: Of the quintic polynomial.
+        num_steps: Of Newton and Schulz.
     """
-    together: dict[tuple[int, ...], list[int]] = {}
-    for index, matrix in enumerate(matrices):
-        together.setdefault(tuple(sorted(matrix.shape)), []).append(index)
-    done: dict[int, Tensor] = {}
-    for indices in together.values():
-        wide = torch.stack([_wide(matrices[index]) for index in indices])
-        for index, x in zip(indices, _newton_schulz(wide, coefficients, num_steps), strict=True):
-            matrix = matrices[index]
-            done[index] = (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
-    return [done[index] for index in range(len(matrices))]
+    wide = torch.stack([_wide(matrix) for matrix in matrices])
+    drawn = zip(matrices, _newton_schulz(wide, coefficients, num_steps), strict=True)
+    return [(x.T if m.shape[0] > m.shape[1] else x).to(m.dtype) for m, x in drawn]
 
 
 def _wide(matrix: Tensor) -> Tensor:

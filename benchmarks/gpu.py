@@ -54,6 +54,8 @@ class Sizes:
     """Of a run; one that takes longer is stopped after a step, and the steps it made count."""
 
 
+STOP_S = 300.0
+"""For a run that is stopped to end; it saves first."""
 QUICK = Sizes(64, 2, 4, 96, 32, 2, pictures=2, skill=3, habit=2, examples=40, steps=3, groups=2)
 
 
@@ -151,8 +153,12 @@ def make(run: Run, work: Path, limit_s: float) -> dict[str, Any]:
             code = child.wait(limit_s)
         except subprocess.TimeoutExpired:
             stopped = True
-            child.terminate()
-            code = child.wait(60)
+            child.terminate()  # it saves a whole step first
+            try:
+                code = child.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                code = child.wait()
     found = {"seconds": round(time.monotonic() - began, 1), "exit_code": code, "stopped": stopped}
     print(f"{run.name:9} exit {code} after {found['seconds']} s", flush=True)
     if code and not stopped:

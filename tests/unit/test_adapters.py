@@ -144,6 +144,12 @@ def test_adapters_come_back_to_the_bit_or_are_refused(folder: Path, tmp_path: Pa
         load_adapters(adapted(folder, rank=2).module, tmp_path / ADAPTER)
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_adapters(again.module, tmp_path / "nowhere")
+    load_adapters(adapted(folder, "float32").module, tmp_path / ADAPTER)  # the same, more exactly
+    other = adapted(folder).module
+    with torch.no_grad():
+        next(p for n, p in other.named_parameters() if ".lora_" not in n).mul_(1.1)
+    with pytest.raises(CheckpointError, match=r"another model: policy\.model must be"):
+        load_adapters(other, tmp_path / ADAPTER)
     with pytest.raises(ConfigError, match="adapters already"):
         add_adapters(again.module, rank=1, alpha=1, targets=("q_proj",), seed=0)
 

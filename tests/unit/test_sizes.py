@@ -504,3 +504,13 @@ def test_what_the_optimizer_takes_for_a_moment_is_planned_by_its_kind() -> None:
     assert planned("float32") == 4 * 7_615_616_512
     assert planned("bfloat16", master_weights=True) == 2 * 4 * embedding
     assert 5 * 4 * matrix <= planned("float32", optimizer="muon") < planned("float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [("Qwen2.5-VL-7B-Instruct", (3_136, 12_845_056)), ("Qwen3-VL-8B-Instruct", (65_536, 2**24))],
+)
+def test_a_named_model_has_its_family_s_pixel_limits(name: str, limits: tuple[int, int]) -> None:
+    known = named(f"Qwen/{name}")
+    assert known is not None
+    assert (known.spec.min_pixels, known.spec.max_pixels) == limits

@@ -8,11 +8,13 @@ holds what training goes on from, in peft's own format.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,6 +25,8 @@ ADAPTER = "adapter"
 """Folder of a saved model that holds its adapters."""
 _NAME = "default"
 _FILE = "adapter_model.safetensors"
+_BASE, _SOME = "base_weights.txt", 64
+"""The file that says which network adapters are of, and how many numbers of each matrix tell."""
 _PREFIX = "base_model.model."
 """What peft puts before every name."""
 
@@ -79,6 +83,8 @@ def save_adapters(module: Any, folder: Path) -> None:
         for name, p in _matrices(module).items()
     }
     save_file(state, folder / _FILE, metadata={"format": "pt"})
+    # Not in the metadata: the order of several entries there changes from time to time.
+    (folder / _BASE).write_text(_fingerprint(module))
     module.peft_config[_NAME].save_pretrained(str(folder))
 
 
@@ -90,13 +96,19 @@ def load_adapters(module: nn.Module, folder: Path) -> None:
     """
     try:
         saved = load_file(folder / _FILE)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / _FILE} cannot be read: {error}") from error
     own = {_PREFIX + n.replace(f".{_NAME}", ""): p for n, p in _matrices(module).items()}
     if {k: p.shape for k, p in own.items()} != {k: p.shape for k, p in saved.items()}:
         raise CheckpointError(
             f"{folder} holds adapters of another shape: were train.lora_rank or train.lora_targets "
             "changed?"
+        )
+    base = folder / _BASE  # adapters of others have none
+    if base.exists() and base.read_text() != _fingerprint(module):
+        raise CheckpointError(
+            f"{folder} holds adapters of another model: policy.model must be the one that they "
+            "were trained beside, with the same weights"
         )
     with torch.no_grad():
         for name, parameter in own.items():
@@ -105,6 +117,20 @@ def load_adapters(module: nn.Module, folder: Path) -> None:
 
 def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:
     return {n: p for n, p in module.named_parameters() if ".lora_" in n}
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """Return 16 digits that change with the weights of the network below the adapters.
+
+    A few numbers of each matrix are enough to tell trained networks apart, and 16 bits of each: in
+    which precision it was loaded does not count.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, parameter in sorted(module.named_parameters()):
+        if ".lora_" not in name:
+            some = parameter.detach().flatten()[:_SOME].bfloat16().cpu()
+            digest.update(name.encode() + some.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _merged(module: nn.Module) -> dict[str, Tensor]:

@@ -77,4 +77,8 @@ def named_config(name: str) -> dict[str, Any] | None:
 def named(name: str) -> Architecture | None:
     """Return the sizes of a known model; None for others."""
     config = named_config(name)
-    return None if config is None else read_architecture(config, None)
+    if config is None:
+        return None
+    old = config["model_type"] == "qwen2_5_vl"  # whose limits are the defaults
+    limits = None if old else {"min_pixels": 65_536, "max_pixels": 16_777_216}
+    return read_architecture(config, limits)

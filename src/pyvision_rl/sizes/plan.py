@@ -324,7 +324,7 @@ def _said(plan: Plan) -> str:
     what = "examples" if plan.verb == "sft" else "episodes"
     return {
         "yes": f"fits {room}, however long the {what} are",
-        "depends": f"fits {room} unless most {what} fill their context: lower "
+        "depends": f"fits {room} unless {what} get long (docs/models.md): lower "
         "rollout.max_live_episodes, policy.max_batch, rollout.max_context_tokens or "
         "train.micro_batch_tokens to be sure",
         "no": f"does not fit {room}: what is certain is more",

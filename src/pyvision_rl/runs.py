@@ -87,7 +87,7 @@ class RunWriter:
             info = read_info(self.path)
             if info.verb != verb:
                 raise RunError(f"{self.path} is a run of {info.verb!r}; {verb} cannot go on in it")
-            _cut(self.path, resume_step)
+            cut_after(self.path, resume_step)
             again = {"step": resume_step, "created": created, "command": command}
             info = replace(info, resumed=(*info.resumed, again))
         info = replace(info, config=config.model_dump(mode="json"), versions=_versions())
@@ -359,8 +359,8 @@ def _refuse_foreign(path: Path) -> None:
         raise RunError(f"{path} is not empty (it holds {others[0].name}); choose a new folder")
 
 
-def _cut(path: Path, step: int) -> None:
-    """Remove what was written after ``step``, half lines and temporary files."""
+def cut_after(path: Path, step: int) -> None:
+    """Remove what a run wrote after ``step``, half lines and temporary files."""
     metrics, events = path / "metrics.jsonl", path / "events.jsonl"
     if metrics.exists():
         replace_file(metrics, [json.dumps(m) for m in read_lines(metrics, []) if m["step"] <= step])

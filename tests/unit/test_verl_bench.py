@@ -13,7 +13,7 @@ from PIL import Image
 
 from pyvision_rl.config import Config
 from pyvision_rl.config_file import dump_config
-from pyvision_rl.errors import ConfigError
+from pyvision_rl.errors import ConfigError, RenderError
 from pyvision_rl.images import grid
 from pyvision_rl.integrations.verl.bench import Bench, Place, Played, bench_of
 from pyvision_rl.integrations.verl.rows import row_of_task, task_line
@@ -144,12 +144,20 @@ def test_the_episode_is_noted_for_its_step(folder: Path, tokenizer: Any, task: T
 
 @pytest.mark.parametrize("size", [(56, 56), (500, 333), (9, 1200), (40, 7999)])
 def test_a_fitted_image_is_left_alone_by_the_same_rule(size: tuple[int, int]) -> None:
-    vision = vision_of(Processor(), None, 100_000)
+    wider, vision = vision_of(Processor(), None, 100_000)
+    assert wider == vision_of(Processor(), None, None)[1]
     media = image_media(Image.new("RGB", size))
-    again = image_media(fitted(media, vision))
-    wider = vision_of(Processor(), None, None)
+    again = image_media(fitted(media, vision, wider))
     if max(again.width, again.height) <= 200 * min(again.width, again.height):
         assert grid(again, wider) == grid(media, vision)
+
+
+def test_an_image_that_the_processor_would_scale_again_is_refused() -> None:
+    own, vision = vision_of(Processor(), None, 2_000_000)
+    strip = image_media(Image.new("RGB", (23_900, 120)))
+    with pytest.raises(RenderError, match="23900x120"):
+        fitted(strip, vision, own)
+    assert fitted(strip, own, own).size[0] > 20_000  # within the processor's own limits
 
 
 def test_limits_outside_those_of_the_processor_are_refused() -> None:

@@ -177,6 +177,7 @@ def test_keys_become_those_of_verl(ours: dict[str, Any], theirs: dict[str, Any])
         ("policy.name", {"policy": {"name": "openai_chat"}}),
         ("rewards.terms", {"rewards": {"terms": {"format": {}}}}),
         ("eval.tools", {"eval": {"tools": False}}),
+        ("selection.min_survivors", {"selection": {"min_survivors": 1}}),
     ],
 )
 def test_what_verl_cannot_do_is_refused_by_name(key: str, ours: dict[str, Any]) -> None:
@@ -211,10 +212,46 @@ def test_an_export_holds_tasks_images_config_and_command(tmp_path: Path) -> None
     assert row["reward_model"] == {"style": "rule", "ground_truth": "red"}
     task = decode(json.loads(row["extra_info"]["task"])).task
     assert (task.id, task.gold.answer, len(task.input.media)) == ("colour-0", "red", 1)
-    assert load_config(done.out) == a_config(eval={"num_tasks": 3})
+    made = load_config(done.out).model_dump()
+    assert made["rewards"]["judge"].pop("cache") == str(Path("runs/.judge-cache").absolute())
+    asked = a_config(eval={"num_tasks": 3}).model_dump()
+    del asked["rewards"]["judge"]["cache"]
+    assert made == asked
     assert RunReader(done.out).info.verb == "rl"
     assert f"--config-dir {done.out}" in (done.out / "launch.sh").read_text()
     assert str(done.out) in (done.out / "agent_loop.yaml").read_text()
+
+
+def test_files_that_the_config_names_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("{images}\n{query}")
+    (tmp_path / "final").mkdir()
+    config = a_config(prompts={"template": "mine.txt"}, policy={"model": "final"})
+    made = load_config(export_verl(config, tmp_path / "out", Machines()).out)
+    assert made.prompts.template == str(tmp_path / "mine.txt")
+    assert made.policy.model == str(tmp_path / "final")
+    assert str(tmp_path / "final") in (tmp_path / "out" / "pyvision.yaml").read_text()
+    named = a_config(policy={"model": "Qwen/Qwen2.5-VL-7B-Instruct"})
+    made = load_config(export_verl(named, tmp_path / "two", Machines()).out)
+    assert made.policy.model == "Qwen/Qwen2.5-VL-7B-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"minibatches": 4}, "1 groups of 4 is 4 episodes, which 8 GPUs cannot share"),
+        ({"micro_batch_rows": 3}, "2 on each of 8 GPUs: train.micro_batch_rows = 3 must divide"),
+    ],
+)
+def test_batches_that_the_gpus_cannot_share_are_refused(
+    train: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    config = a_config(train=train, selection={"groups_per_step": 4}, rollout={"group_size": 4})
+    with pytest.raises(ConfigError, match=words):
+        export_verl(config, tmp_path / "out", Machines(gpus=8))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_refused_config_writes_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,22 @@ def test_notes_of_workers_become_a_step_that_a_reader_reads(tmp_path: Path) -> N
     assert reader.metrics()[0]["reward"] == 0.5
     # The third is no member of the step: it waits for its own.
     assert [f.name for f in (tmp_path / PENDING).iterdir()] == ["uid_2.json"]
+
+
+def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    info = encode_info(RunInfo("rl", Config().model_dump(mode="json")), 1)
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    stopped = Journal(tmp_path, Config())
+    for step in range(1, 5):
+        stopped.note(f"uid{step}_0", step, a_task(), a_trajectory(0, 1.0))
+        stopped.settle(step, {f"uid{step}_0": Fate(0.5, None)})
+        stopped.metrics(step, {"reward": 0.1 * step})
+    stopped.note("old_0", 5, a_task(), a_trajectory(0, 1.0))
+    os.utime(tmp_path / PENDING / "old_0.json", (1.0, 1.0))
+    again = Journal(tmp_path, Config())
+    again.note("new_0", 3, a_task(), a_trajectory(0, 1.0))
+    again.begin(3, since=100.0)
+    reader = RunReader(tmp_path)
+    assert [line["step"] for line in reader.metrics()] == [1, 2]
+    assert reader.steps() == (1, 2)
+    assert [f.name for f in (tmp_path / PENDING).iterdir()] == ["new_0.json"]

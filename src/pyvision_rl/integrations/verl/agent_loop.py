@@ -78,13 +78,18 @@ def _output(played: Played, step: int) -> AgentLoopOutput:
 
 
 def _told(trajectory: Trajectory) -> dict[str, float]:
-    """Return the same numbers for every episode: verl's validation takes their means."""
+    """Return an episode's numbers, whose means verl's validation takes.
+
+    One that failed, or was not graded, has no accuracy: verl's ``acc_success_only`` then leaves it
+    out. Its ``acc`` counts it as 0.
+    """
     reward = trajectory.reward
-    parts = {} if reward is None else reward.parts
-    return {
-        "acc": parts.get("accuracy", 0.0),
-        "tool_use": parts.get("tool_use", 0.0),
+    told = {
         "graded": float(reward is not None),
         "num_tool_calls": float(trajectory.num_tool_calls),
         "num_executions": float(trajectory.num_executions),
     }
+    if reward is None:
+        return told
+    parts = {"acc": "accuracy", "tool_use": "tool_use"}
+    return told | {name: reward.parts.get(part, 0.0) for name, part in parts.items()}

@@ -127,7 +127,7 @@ def bench_of(
     config = config.model_copy(
         update={"rollout": config.rollout.model_copy(update={"schedule": "async"})}
     )
-    vision = vision_of(processor, config.policy.min_pixels, config.policy.max_pixels)
+    own, vision = vision_of(processor, config.policy.min_pixels, config.policy.max_pixels)
     renderer = QwenRenderer(tokenizer, vision)
     media = [renderer.encode(name) for name in ("<|image_pad|>", "<|video_pad|>")]
     harness = Harness(
@@ -144,7 +144,7 @@ def bench_of(
         config=config,
         harness=harness,
         # A vocabulary without videos would spell the second in several ids.
-        pads=Pads(media[0][0], vision, frozenset(ids[0] for ids in media if len(ids) == 1)),
+        pads=Pads(media[0][0], vision, frozenset(i[0] for i in media if len(i) == 1), own),
         journal=Journal(folder, config),
         folder=folder,
         videos=noted_videos(folder / "media"),

@@ -36,6 +36,7 @@ from pyvision_rl.rewards import build_rewarder
 from pyvision_rl.runs_codec import RunInfo, encode_info
 from pyvision_rl.selection import check_filters
 from pyvision_rl.sources import data_sources
+from pyvision_rl.template import BUILT_IN
 
 NAME = "pyvision"
 """Of the config file, as hydra wants it."""
@@ -64,14 +65,16 @@ def export_verl(config: Config, out: Path, machines: Machines) -> ExportedVerl:
         machines: What verl will run on.
 
     Raises:
-        ConfigError: RL could not be run, a key is refused, the grader cannot be made or is not
-            ready for these tasks, there are fewer of them than one batch, or none of an id in
-            ``eval.ids``.
+        ConfigError: RL could not be run, a key is refused, the machines cannot share a batch, the
+            grader cannot be made or is not ready for these tasks, there are fewer of them than one
+            batch, or none of an id in ``eval.ids``.
         TaskError: The task set's file is broken, or so much of it that an id is not found.
     """
     check_rl(config)
     check_filters(config.selection)
     _check_keys(config)
+    _check_machines(config, machines)
+    config = _anchored(config)
     folder = out.resolve()
     tasks = build_tasks(config.tasks)
     count = num_tasks(tasks, config.tasks)
@@ -111,6 +114,44 @@ def _check_keys(config: Config) -> None:
     if refused := [f"{key}: {why}" for key, why in refusals(config).items()]:
         lines = "\n".join(refused)
         raise ConfigError(f"verl {VERSION} cannot train as the config says (see --set):\n{lines}")
+
+
+def _check_machines(config: Config, machines: Machines) -> None:
+    """Raise ConfigError for batches that verl's GPUs cannot share; it would find out in a step."""
+    train, gpus = config.train, machines.gpus * machines.nodes
+    groups = config.selection.groups_per_step // train.minibatches
+    episodes = groups * config.rollout.group_size
+    what = f"a minibatch of {groups} groups of {config.rollout.group_size} is {episodes} episodes"
+    if episodes % gpus:
+        raise ConfigError(
+            f"{what}, which {gpus} GPUs cannot share evenly: change selection.groups_per_step, "
+            "rollout.group_size, train.minibatches, or --gpus and --nodes"
+        )
+    if train.micro_batch_rows and episodes // gpus % train.micro_batch_rows:
+        raise ConfigError(
+            f"{what}, {episodes // gpus} on each of {gpus} GPUs: train.micro_batch_rows = "
+            f"{train.micro_batch_rows} must divide that"
+        )
+
+
+def _anchored(config: Config) -> Config:
+    """Return the config with its files at absolute places: Ray's workers have their own folder."""
+
+    def placed(value: str) -> str:
+        return str(Path(value).absolute()) if value and Path(value).exists() else value
+
+    prompts, policy, rewards = config.prompts, config.policy, config.rewards
+    files = {"template": prompts.template, "observation": prompts.observation}
+    files = {k: v if v in BUILT_IN else placed(v) for k, v in files.items()}
+    cache = rewards.judge.cache and str(Path(rewards.judge.cache).absolute())
+    judge = rewards.judge.model_copy(update={"cache": cache})
+    return config.model_copy(
+        update={
+            "prompts": prompts.model_copy(update=files),
+            "policy": policy.model_copy(update={"model": placed(policy.model)}),
+            "rewards": rewards.model_copy(update={"judge": judge}),
+        }
+    )
 
 
 def _write_validation(config: Config, choice: Choice, rows: RowWriter) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pyvision_rl.config import Config
 from pyvision_rl.media import write_png
+from pyvision_rl.runs import cut_after
 from pyvision_rl.runs_codec import Json, SavedRollout, encode, media_of, number
 from pyvision_rl.runs_files import append, line_of, read_lines, replace_file
 from pyvision_rl.types import Task, Trajectory
@@ -39,6 +40,21 @@ class Journal:
         """Take the exported folder; writes nothing yet."""
         self._folder = folder
         self._config = config
+
+    def begin(self, step: int, since: float) -> None:
+        """Forget what a run that was stopped wrote of this step and of later ones.
+
+        Args:
+            step: The first one that is made now.
+            since: Time at which this process began; older notes belong to nobody any more.
+
+        Raises:
+            RunError: A file cannot be read.
+        """
+        cut_after(self._folder, step - 1)
+        for note in (self._folder / PENDING).glob("*.json"):
+            if note.stat().st_mtime < since:
+                note.unlink()
 
     def note(self, key: str, step: int, task: Task, trajectory: Trajectory) -> None:
         """Write down a trajectory that has ended.

@@ -172,6 +172,10 @@ def _divides_unevenly(config: Config) -> bool:
     return config.train.loss_norm == "constant" and config.train.constant_tokens % 1 != 0
 
 
+def _leaves_members_alone(config: Config) -> bool:
+    return config.selection.min_survivors < 2
+
+
 def _judges_advantages(config: Config) -> bool:
     return "correct_negative_advantage" in config.selection.filters
 
@@ -192,6 +196,12 @@ _TESTS: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
         "train.constant_tokens",
         _divides_unevenly,
         "verl's divisor is a whole number",
+    ),
+    (
+        "selection.min_survivors",
+        _leaves_members_alone,
+        "verl's estimators give the only member of a group its whole reward as advantage: set it "
+        "to 2 or more",
     ),
     (
         "selection.filters",

@@ -19,7 +19,7 @@ from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.runs_codec import SavedRollout, encode
 from pyvision_rl.runs_videos import note_videos
 from pyvision_rl.tasks.base import TaskSet
-from pyvision_rl.types import EndReason, Message, Task, Text, Trajectory
+from pyvision_rl.types import EndReason, Media, Message, Task, Text, Trajectory
 
 _CHUNK = 256
 _PLACEHOLDERS = ("<image>", "<video>", "<audio>")
@@ -49,6 +49,8 @@ class RowWriter:
         self._parquet: Any = pyarrow.parquet
         self._folder = folder
         self._prompts = prompts
+        self._videos: list[Media] = []
+        """To be noted: all of a chunk at once, because each time writes the whole list anew."""
         self.unread: list[str] = []
         """Why tasks were left out, one line each."""
 
@@ -59,6 +61,9 @@ class RowWriter:
         with self._parquet.ParquetWriter(self._folder / f"{split}.parquet", schema) as writer:
             for start in range(0, len(indices), _CHUNK):
                 rows = list(self._rows(tasks, indices[start : start + _CHUNK], split))
+                if self._videos:
+                    note_videos(self._folder / "media", self._videos)
+                    self._videos = []
                 writer.write_table(self._arrow.Table.from_pylist(rows, schema=schema))
                 written += len(rows)
         return written
@@ -71,6 +76,7 @@ class RowWriter:
             except TaskError as error:
                 self.unread.append(f"{split} {index}: {error}")
                 continue
+            self._videos += [m for m in task.input.media if m.kind == "video"]
             yield row
 
 
@@ -83,8 +89,6 @@ def row_of_task(
         TaskError: The prompt cannot be made, or an image not be read.
     """
     images = {m.sha256: write_png(m, media) for m in task.input.media if m.kind == "image"}
-    if videos := [m for m in task.input.media if m.kind == "video"]:
-        note_videos(media, videos)
     messages = prompts.prompt(task.input).messages
     used: list[str] = []
     prompt = [_message(message, images, used) for message in messages]

@@ -50,6 +50,8 @@ class PyVisionSampler(ReplayBuffer):  # type: ignore[misc]  # verl is not where 
             )
         if self.refill_fn is None:
             raise ConfigError("verl gave the sampler no refill_fn: it cannot oversample")
+        self._began = time.time()
+        """Until the first step of this process, which may not be the run's first."""
         self._found: dict[str, dict[int, SavedRollout]] = {}
 
     def sample(
@@ -72,16 +74,27 @@ class PyVisionSampler(ReplayBuffer):  # type: ignore[misc]  # verl is not where 
                 f"data.train_batch_size gives {batch_size} groups a step and the exported config "
                 f"selection.groups_per_step = {wanted}: export again to change it"
             )
+        if self._began:
+            self._journal.begin(global_steps, self._began)
+            self._began = 0.0
         self._found = {}
-        rounds = self._generate(partition_id, batch_size, f"step {global_steps}")
-        choice = choose(self._found, self._settings, global_steps)
-        lost = self._lost()
-        numbers = {**choice.numbers, "rounds": float(rounds), "lost": float(lost)}
-        fates = {f"{uid}_{rollout}": fate for (uid, rollout), fate in choice.fates.items()}
-        numbers["not_noted"] = float(self._journal.settle(global_steps, fates))
+        try:
+            rounds = self._generate(partition_id, batch_size, f"step {global_steps}")
+        except TrainError:
+            self._settle(global_steps)  # what stops the run can be looked at
+            raise
+        choice, not_noted = self._settle(global_steps)
+        numbers = {**choice.numbers, "rounds": float(rounds), "lost": float(self._lost())}
+        numbers["not_noted"] = float(not_noted)
         self._journal.metrics(global_steps, numbers)
         batch = self._take(partition_id, choice)
         return batch, {f"pyvision/{name}": value for name, value in numbers.items()}
+
+    def _settle(self, step: int) -> tuple[Choice, int]:
+        """Choose, file what became of every trajectory, and count those that nobody noted."""
+        choice = choose(self._found, self._settings, step)
+        fates = {f"{uid}_{rollout}": fate for (uid, rollout), fate in choice.fates.items()}
+        return choice, self._journal.settle(step, fates)
 
     def _generate(self, partition_id: str, batch_size: int, where: str) -> int:
         """Have rounds generated until the batch can be filled; return how many."""
@@ -118,8 +131,10 @@ class PyVisionSampler(ReplayBuffer):  # type: ignore[misc]  # verl is not where 
 
     def _read(self, partition_id: str) -> None:
         """Read the summaries that are new in the queue."""
-        for uid in self.finished_keys[partition_id] | self.failure_keys[partition_id]:
-            self._found.setdefault(uid, {})
+        ended = self.finished_keys[partition_id] | self.failure_keys[partition_id]
+        for uid in self.prompt_global_steps[partition_id]:  # as they were asked for
+            if uid in ended:
+                self._found.setdefault(uid, {})
         new = [
             key
             for key in self.partitions[partition_id]

@@ -63,7 +63,7 @@ class ServerPolicy:
                 request.episode,
                 prompt_ids=self._pads.expand(request.segments),
                 sampling_params=self._params(request.limits),
-                image_data=[fitted(m, self._pads.vision) for m in media] or None,
+                image_data=[fitted(m, self._pads.vision, self._pads.own) for m in media] or None,
             )
         except Exception as error:  # whatever a server or Ray raises is no failure of the model
             raise PolicyError(f"verl's server: {type(error).__name__}: {error}") from error

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from pyvision_rl.errors import ConfigError
+from pyvision_rl.errors import ConfigError, RenderError
 from pyvision_rl.images import VisionSpec, expand_segment, grid, too_long
 from pyvision_rl.media import open_image
 from pyvision_rl.types import Media, Segment, Trajectory
@@ -31,6 +31,8 @@ class Pads:
     vision: VisionSpec
     banned: frozenset[int] = frozenset()
     """Placeholders of any medium: sampled, they would stand for one that is not there."""
+    own: VisionSpec | None = None
+    """The processor's own pixel rule, whose limits hold ours; None takes ``vision``."""
 
     def expand(self, segments: Iterable[Segment]) -> list[int]:
         """Return the ids as the network sees them.
@@ -79,27 +81,38 @@ def row_of(trajectory: Trajectory, pads: Pads, filler: int, *, trained: bool) ->
         response_ids=response_ids or [filler],
         mask=mask or [0],
         logprobs=(logprobs or [0.0]) if told else None,
-        images=[fitted(m, pads.vision) for m in trajectory.media],
+        images=[fitted(m, pads.vision, pads.own) for m in trajectory.media],
     )
 
 
 @lru_cache(maxsize=_CACHED_IMAGES)
-def fitted(media: Media, vision: VisionSpec) -> Image.Image:
+def fitted(media: Media, vision: VisionSpec, own: VisionSpec | None = None) -> Image.Image:
     """Return an image in the size whose patches the network reads; nobody may change it.
 
     A processor whose limits hold ours has nothing left to scale, so it makes as many features as
     the ledger has pads. An image that rounding makes too long for processors goes as it is.
+
+    Raises:
+        RenderError: The processor, whose own rule is ``own``, would still scale it: there would be
+            other features than pads.
     """
-    _, rows, columns = grid(media, vision)
+    _, rows, columns = seen = grid(media, vision)
     size = (columns * vision.patch_size, rows * vision.patch_size)
     image = open_image(media)
-    if image.size == size or too_long(*size):
-        return image
-    return image.resize(size, Image.Resampling.BICUBIC)
+    if image.size != size and not too_long(*size):
+        return image.resize(size, Image.Resampling.BICUBIC)
+    if own is not None and grid(Media("image", "", *image.size), own) != seen:
+        raise RenderError(
+            f"an image of {image.width}x{image.height} pixels is too long for the model's "
+            "processor to leave it alone, and too large for policy.max_pixels"
+        )
+    return image
 
 
-def vision_of(processor: Any, min_pixels: int | None, max_pixels: int | None) -> VisionSpec:
-    """Return the pixel rule of the processor that verl loaded, within the limits of ``[policy]``.
+def vision_of(
+    processor: Any, min_pixels: int | None, max_pixels: int | None
+) -> tuple[VisionSpec, VisionSpec]:
+    """Return the pixel rule of the processor that verl loaded, and that within ``[policy]``.
 
     Raises:
         ConfigError: It is no Qwen-VL image processor, or its own limits are narrower than ours: it
@@ -126,4 +139,4 @@ def vision_of(processor: Any, min_pixels: int | None, max_pixels: int | None) ->
             f"policy.min_pixels = {min_pixels} and policy.max_pixels = {max_pixels} must lie "
             f"within {low} and {high}, the limits of the model's own processor, which verl uses"
         )
-    return replace(spec, min_pixels=min_pixels or low, max_pixels=max_pixels or high)
+    return spec, replace(spec, min_pixels=min_pixels or low, max_pixels=max_pixels or high)

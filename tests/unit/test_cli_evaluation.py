@@ -195,6 +195,10 @@ def test_a_judge_that_nobody_would_ask_is_refused(here: Path) -> None:
     assert pvrl("eval", "run.toml", *typed).exit_code == 0
     judge = ("--judge", "http://127.0.0.1:9/v1", "--judge-model", "m")
     assert "the grader 'match' asks no judge" in refused("rescore", "a", "--out", "b", *judge)
+    key = ("--set", "rewards.judge.model='m'")
+    assert "rewards.judge.model='m': the grader 'match' asks no judge" in refused(
+        "rescore", "a", "--out", "b", *key
+    )
     assert not Path("b").exists()
 
 

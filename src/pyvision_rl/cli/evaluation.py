@@ -148,7 +148,8 @@ def rescore(
     keys += [f"{key}={json.dumps(value)}" for key, value in named.items() if value]
     keys += judge_budget(max_judge_calls)
     config = rescore_config(run, [*keys, *(overrides or ())], protocol)
-    _refuse_idle_judge(config.rewards, judge or judge_model)
+    own = next((key for key in overrides or () if key.startswith("rewards.judge.")), "")
+    _refuse_idle_judge(config.rewards, own or (judge or judge_model) and f"--judge {judge}")
     with new_folder(out), Reporter(Console(stderr=True), "rescore") as report:
         result = to_json(grade(run, out, config, report))
     _told("rescore", result, f"pvrl compare {run} {out}", as_json=as_json, out=out)
@@ -205,7 +206,7 @@ def _refuse_idle_judge(rewards: RewardsConfig, judge: str) -> None:
 
     if judge and not may_ask_judge(rewards):
         raise ConfigError(
-            f"--judge {judge}: the grader {rewards.name!r} asks no judge; name one that does with "
+            f"{judge}: the grader {rewards.name!r} asks no judge; name one that does with "
             "--rewards judge or --rewards ladder"
         )
 

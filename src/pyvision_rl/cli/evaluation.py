@@ -149,7 +149,7 @@ def rescore(
     keys += judge_budget(max_judge_calls)
     config = rescore_config(run, [*keys, *(overrides or ())], protocol)
     own = next((key for key in overrides or () if key.startswith("rewards.judge.")), "")
-    _refuse_idle_judge(config.rewards, own or (judge or judge_model) and f"--judge {judge}")
+    _refuse_idle_judge(config.rewards, own or ((judge or judge_model) and f"--judge {judge}"))
     with new_folder(out), Reporter(Console(stderr=True), "rescore") as report:
         result = to_json(grade(run, out, config, report))
     _told("rescore", result, f"pvrl compare {run} {out}", as_json=as_json, out=out)

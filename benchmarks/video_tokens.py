@@ -28,6 +28,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from pyvision_rl.config import SCHEMA
 from pyvision_rl.config_file import find_config, load_config, resolved
@@ -336,7 +337,8 @@ def draw(points: Sequence[Mapping[str, Any]], file: Path) -> None:
             color="#00798c",
             label="frames on demand",
         )
-        axes.set_xscale("log")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("visual tokens an episode", color="#555555")
         axes.set_title("Held-out accuracy")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +22,7 @@ from pyvision_rl.cli.execute import (
     guarded,
     judge_budget,
     say,
+    wide_console,
     writable,
 )
 from pyvision_rl.config_file import find_config, load_config
@@ -70,7 +70,7 @@ def _show(found: Audit, examples: int) -> None:
     """Print what was looked at, and one table of the findings, the most frequent kinds first."""
     from pyvision_rl.show import sanitize
 
-    console = Console(width=None if Console().is_terminal else 200)
+    console = wide_console(200)
     looked = ", ".join(f"{name} {count}" for name, count in found.opinions.items()) or "none"
     rungs = ", ".join(f"{name or 'not told'} {n}" for name, n in sorted(found.rungs.items()))
     console.print(Text(f"{found.run}: {found.trajectories} trajectories, {found.graded} graded"))

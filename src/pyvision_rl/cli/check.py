@@ -22,6 +22,7 @@ from pyvision_rl.cli.execute import (
     Overrides,
     guarded,
     say,
+    wide_console,
     writable,
     write_json,
 )
@@ -227,8 +228,7 @@ def _table(findings: Sequence[Finding], show: int) -> None:
             told = True
             text = f"{len(left_out):,} more; --show 0 or --report FILE has them all"
             table.add_row("", "...", text)
-    # Unlimited width off a terminal: a wrapped line number is hard to search for.
-    Console(width=None if Console().is_terminal else 500).print(table)
+    wide_console().print(table)
 
 
 def _next(what: str, target: str) -> str:

@@ -235,9 +235,14 @@ def result_table(values: dict[str, Any]) -> Table:
     return table
 
 
+def wide_console(width: int = 500) -> Console:
+    """Return a console for tables; off a terminal so wide that no name or line number is cut."""
+    return Console(width=None if Console().is_terminal else width)
+
+
 def print_result(values: dict[str, Any]) -> None:
-    """Write a result as a table; off a terminal at any width: a name that is cut is none."""
-    Console(width=None if Console().is_terminal else 500).print(result_table(values))
+    """Write a result as a table."""
+    wide_console().print(result_table(values))
 
 
 def _prepare(*, debug: bool) -> None:

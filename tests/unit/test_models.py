@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +195,22 @@ def test_another_family_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_is_named() -> None:
-    with pytest.raises(ConfigError, match="/nowhere/at/all"):
+    with pytest.raises(ConfigError, match="'/nowhere/at/all' is not there") as absolute:
         load_model("/nowhere/at/all")
+    assert "relative" not in str(absolute.value)
+
+
+def test_a_missing_folder_is_not_taken_for_a_name_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = re.escape(str(tmp_path))
+    with pytest.raises(ConfigError, match=f"'runs/tiny/model' is not there in {where}.*new-model"):
+        load_model("runs/tiny/model")
+    with pytest.raises(ConfigError, match=r"'\./model' is not there"):
+        load_model("./model")
+    with pytest.raises(ConfigError, match=r"'~/models/it' .* ~ is not expanded"):
+        load_model("~/models/it")
 
 
 def test_weights_that_cannot_be_read_are_named_by_their_key(tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ def test_a_reference_is_frozen_and_sees_pictures_as_the_policy_does(
 def test_a_reference_that_cannot_serve_is_refused_before_work_starts(
     folder: Path, model: VisionLanguageModel, batch: Batch, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"train.kl_reference = '.*nowhere' cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"train.kl_reference = '.*nowhere' is not there"):
         load_reference(str(tmp_path / "nowhere"), model)
     make_tiny(tmp_path / "other", "qwen3_vl")
     with pytest.raises(ConfigError, match="is a 'qwen3_vl' model"):

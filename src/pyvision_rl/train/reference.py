@@ -25,7 +25,9 @@ def load_reference(path: str, like: VisionLanguageModel) -> VisionLanguageModel:
     try:
         module: Any = load_network(path, like.dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"{key} cannot be loaded: {error}") from error
+        from pyvision_rl.models.absent import why_not
+
+        raise ConfigError(f"{key} {why_not(path, error)}") from error
     trained: Any = like.module
     both = trained.config, module.config
     ours, theirs = ((c.model_type, c.get_text_config().vocab_size) for c in both)

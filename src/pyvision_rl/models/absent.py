@@ -17,4 +17,4 @@ def why_not(path: str, error: Exception) -> str:
     if path.startswith("~"):
         return "is not there: ~ is not expanded; write the whole path"
     where = "" if path.startswith("/") else f" in {Path.cwd()}, where relative paths start"
-    return f"is not there{where} (`pvrl new-model` makes a model, `pvrl sft` and `pvrl rl` train it)"
+    return f"is not there{where} (`pvrl new-model` makes one; `pvrl sft`, `pvrl rl` train it)"

@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
     if path.is_dir():
         path = path / "run.json"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows mark it
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:

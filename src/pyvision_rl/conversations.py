@@ -73,7 +73,7 @@ def learnable(path: Path) -> Iterator[tuple[SavedRollout, bool]]:
     Raises:
         RunError: There is no run, or a line of it cannot be understood.
     """
-    folder = path if path.is_dir() else path.parent.parent
+    folder = path if path.is_dir() else path.absolute().parent.parent
     chosen = (folder / "run.json").exists() and read_info(folder).verb == SYNTHESIZE
     last = max(RunReader(path).steps(), default=0) if path.is_dir() else None
     records = (

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pyvision_rl.errors import TaskError
+from pyvision_rl.template import spelt_out
 from pyvision_rl.types import Media
 
 
@@ -130,9 +131,10 @@ def _decode(file: Path | IO[bytes], name: str) -> Image.Image:
         with Image.open(file) as image:
             return _rgb(image)
     except FileNotFoundError as error:
-        raise TaskError(f"{name}: no such file") from error
+        raise TaskError(f"{spelt_out(name)}: no such file") from error
     except Exception as error:  # Pillow's decoders raise any type on a broken file.
-        raise TaskError(f"{name}: not a readable image ({error})") from error
+        why = spelt_out(f"{name}: not a readable image ({error})")
+        raise TaskError(why) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -255,7 +255,7 @@ def read_rollouts(
     # Nobody who only writes runs needs it.
     from pyvision_rl.runs_decode import decode
 
-    folder = file.parent.parent / "media" if media is None else media
+    folder = file.absolute().parent.parent / "media" if media is None else media
     found: dict[str, Media] = {}
     known: dict[str, Path] = {}
 

@@ -204,7 +204,9 @@ def _value(parts: Sequence[Part]) -> str:
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (number, record), or (number, what is wrong) where a line holds none."""
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
+        from pyvision_rl.absent import no_file
+
+        raise ConfigError(no_file(path))
     if path.suffix == ".jsonl":
         yield from read_jsonl(path)
         return

@@ -361,11 +361,11 @@ def _value(value: float | str | None) -> str:
 
 
 def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:  # what three digits round to 1,000 is the next unit's
             return f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.3g} GB"
+    return f"{size:,.3g} TB" if size < 999.5 else f"{size:,.0f} TB"
 
 
 def _fields(values: Mapping[str, str]) -> Table:

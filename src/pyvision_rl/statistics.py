@@ -81,7 +81,7 @@ def paired_test(differences: Sequence[float], *, draws: int, seed: int) -> Test 
     if not count:
         return None
     observed = abs(values.sum())
-    smallest = 2.0 / 2.0**count
+    smallest = 2.0 ** (1 - count)
     if 2**count <= MAX_EXACT:
         bits = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
         return Test(_share_as_large(np.abs((1.0 - 2.0 * bits) @ values), observed), smallest, True)
@@ -140,15 +140,24 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def seed_interval(
-    first: Sequence[float], second: Sequence[float], *, paired: bool, draws: int, seed: int
+    first: Sequence[float], second: Sequence[float], *, paired: bool
 ) -> Interval | None:
-    """Return the interval of a difference of means over seeds, first minus second.
+    """Return the 95 % interval of a difference of means over seeds, first minus second.
 
-    A bootstrap over seeds; see ``task_interval`` for how it is widened. None with fewer than two
-    seeds in a group.
+    Student's t: of the differences within pairs, or of two groups with their own spreads and the
+    smaller one's degrees of freedom, which is never too narrow. (Percentiles of a bootstrap never
+    leave the range of what was seen, and so hold the truth in 94 of 100 studies of five pairs at
+    best.) None with fewer than two seeds in a group.
     """
-    columns = [np.asarray(v, dtype=np.float64)[:, None] for v in (first, second)]
-    return task_interval(columns[0], columns[1], paired=paired, draws=draws, seed=seed)
+    smaller = min(len(first), len(second))
+    if smaller < 2:
+        return None
+    groups = [[a - b for a, b in zip(first, second, strict=True)]] if paired else [first, second]
+    spreads = [found for group in groups if (found := spread(group)) is not None]
+    center = spreads[0].mean - (0.0 if paired else spreads[1].mean)
+    error = math.hypot(*(each.se or 0.0 for each in spreads))
+    half = student_quantile(0.975, smaller - 1) * error
+    return Interval(center - half, center + half)
 
 
 def task_interval(

@@ -17,13 +17,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "errors"),
     # Each may import those before it.
     (
+        "absent",
         "config",
         "registry",
         "config_file",
         "same_config",
+        "template",
         "media",
         "images",
-        "template",
         "video_worker",
         "video",
         "video_prompt",

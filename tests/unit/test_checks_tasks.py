@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,21 @@ def test_a_file_alone_passes_and_names_the_next_command(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == (
         f"next: pvrl rollout CONFIG --set tasks.name=published --set tasks.path={path}"
+        " --set tasks.options.media_root=elsewhere"
     )
+
+
+def test_what_utf8_does_not_have_is_spelt_out(folder: Path) -> None:
+    path = write(record(0, env_name="x\ud800"), record(1, image_path="a\ud800.png"))
+    for options in ([], ["--json"], ["--report", "r.json"]):
+        result = pvrl("check", "tasks", path, *options)
+        assert result.exit_code == 1
+        assert "a\\ud800.png: no such file" in result.output.replace("\\\\", "\\")
+    assert json.loads(Path("r.json").read_text())["survey"]
+    turns = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "A"}]
+    spoken = write({"conversations": turns, "images": ["b\ud800.png"]}, name="spoken.json")
+    result = pvrl("check", "conversations", spoken)
+    assert "b\\ud800.png: not a readable image" in result.output, result.output
 
 
 def test_a_media_root_is_for_a_file_alone(folder: Path) -> None:
@@ -278,5 +293,6 @@ def test_a_media_root_is_for_a_file_alone(folder: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_bad_usage(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="no such file"):
+    where = re.escape(f"none.json: no such file in {folder}, where relative paths start")
+    with pytest.raises(ConfigError, match=where):
         survey_tasks(config("none.json"))

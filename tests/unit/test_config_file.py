@@ -150,6 +150,12 @@ def test_broken_file_is_named(tmp_path, name, text, word):
     assert str(path) in str(error.value)
 
 
+def test_file_that_an_editor_marked_as_utf8_is_read(tmp_path):
+    path = tmp_path / "marked.toml"
+    path.write_bytes("seed = 7\r\n".encode("utf-8-sig"))
+    assert load_config(path).seed == 7
+
+
 def test_file_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "a.toml"
     path.write_bytes(b"\xff\xfe\x00")

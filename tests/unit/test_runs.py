@@ -495,6 +495,17 @@ def test_a_line_that_is_no_trajectory_is_an_error_with_its_number(tmp_path: Path
         list(read_rollouts(file))
 
 
+def test_a_rollouts_file_named_from_its_own_folder_finds_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "run", 1)
+    folder = tmp_path / "run" / "rollouts"
+    monkeypatch.chdir(folder)
+    near, far = (list(read_rollouts(where / "step_000001.jsonl")) for where in (Path(), folder))
+    assert near == far
+    assert all(media.source for saved in near for media in saved.task.input.media)
+
+
 def test_a_malformed_action_kind_is_named() -> None:
     task, trajectory = episode()
     line = encode(SavedRollout(task, trajectory))

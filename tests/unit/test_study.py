@@ -153,6 +153,11 @@ def test_seeds_are_read(text: str, seeds: tuple[int, ...]) -> None:
         ("comparisons.0.against=nobody", "known: tool_reward, plain, start"),
         ("main=plan", "did you mean 'plain'"),
         ("comparisons.0.metrics=['']", "metrics = '' is not known"),
+        (
+            "variants.1.set={ rewards = { judge = { max_calls = 5 } } }",
+            'set: quote the key that is meant: "rewards.judge.max_calls" sets one entry',
+        ),
+        ("rl.set={ tasks = { options = { seed = 7 } } }", '"tasks.options" = { ... } replaces'),
     ],
 )
 def test_a_wrong_study_is_refused_with_the_key(tmp_path: Path, override: str, message: str) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -275,6 +276,29 @@ def test_figures_of_variants_that_share_a_label_are_all_listed(tmp_path: Path) -
     text = to_markdown(result, {file.name: caption for file, caption in found.items()})
     assert "![ours against main](a.png)" in text
     assert "![ours against main](b.png)" in text
+
+
+def test_curves_below_zero_are_in_the_picture(tmp_path: Path) -> None:
+    tops = []
+    for loss in (-0.05, 0.05):
+        runs = tuple({"step": s, "train_loss": loss} for s in (1, 2))
+        lines = lines_of(("a",), [Row("a", 1, {}, curves=runs)], {"a": "A"}, ("a",))
+        draw(lines, ("train_loss",), tmp_path / "f.png", title="t")
+        with Image.open(tmp_path / "f.png") as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        # The curve's colour below the legend: a row of 0.05 is at the top, one of -0.05 below it.
+        rows = np.flatnonzero((np.abs(pixels - (0x00, 0x72, 0xB2)).sum(axis=2) < 30).any(axis=1))
+        tops.append(rows[rows > 150].mean())
+    assert tops[0] > tops[1] + 50
+
+
+def test_p_is_never_rounded_below_what_it_can_be() -> None:
+    rows = [graded(m, s, {"h": p}) for m, p in (("paid", 1.0), ("plain", 0.0)) for s in range(16)]
+    many = study(seeds=list(range(16)), comparisons=[pair()])
+    result = summarize(many, tuple(range(16)), rows, compare(many, rows), provenance())
+    lines = [line for line in to_markdown(result, {}).splitlines() if "16 pairs" in line]
+    assert len(lines) == 3
+    assert all(" 3e-05 | " in line and "0.0000" not in line for line in lines)
 
 
 def test_a_figure_of_many_variants_has_room_for_its_legend(tmp_path: Path) -> None:

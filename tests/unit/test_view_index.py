@@ -342,7 +342,7 @@ def test_steps_can_be_limited(text: str, chosen: list[int]) -> None:
     assert parse_steps(text).choose(range(1, 11)) == chosen
 
 
-@pytest.mark.parametrize("text", ["", "x", "1-", "last:0", "every:0", "-3", "1,,2", "1..3"])
+@pytest.mark.parametrize("text", ["", "x", "1-", "last:0", "every:0", "-3", "1,,2", "1..3", "5-1"])
 def test_a_choice_of_steps_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--limit-steps"):
         parse_steps(text)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pyvision_rl import policy as policies
 from pyvision_rl import sandbox as sandboxes
+from pyvision_rl.absent import no_file
 from pyvision_rl.assemble import assemble, build_tasks, num_tasks
 from pyvision_rl.checks.rl import absent_model, training_detail
 from pyvision_rl.checks.sandbox import Finding, require, sandbox_findings, try_async, try_check
@@ -249,7 +250,8 @@ def _new_model_detail(config: NewModelConfig) -> str:
 
 
 def _file_detail(file: str) -> str:
-    require(bool(file) and Path(file).exists(), f"no such file: {file!r}")
+    require(bool(file), "no file is named")
+    require(Path(file).exists(), no_file(file))
     return file
 
 

@@ -6,6 +6,7 @@ In: a config, or just the thing to check. Out: a table of findings, and exit cod
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -73,6 +74,7 @@ def check_tasks(
     """Check tasks: every row, image and video, ids, and that gold answers are graded right."""
     from pyvision_rl.checks.tasks import survey_tasks
     from pyvision_rl.tasks.survey import names_records, section_of
+    from pyvision_rl.template import spelt_out
 
     file = Path(target)
     alone = file.suffix in (".jsonl", ".parquet") or (
@@ -97,10 +99,13 @@ def check_tasks(
     more = {} if survey is None else {"survey": survey.to_json()}
     if report is not None:
         value = _result("tasks", target, findings) | more
-        report.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = spelt_out(json.dumps(value, indent=2, ensure_ascii=False))
+        report.write_text(text + "\n", encoding="utf-8")
     then = f"pvrl rollout {target}"
     if alone and config.tasks is not None:
-        then = f"pvrl rollout CONFIG --set tasks.name={config.tasks.name} --set tasks.path={target}"
+        sets = [f"tasks.name={config.tasks.name}", f"tasks.path={target}"]
+        sets += [f"tasks.options.{key}={value}" for key, value in config.tasks.options.items()]
+        then = "pvrl rollout CONFIG " + " ".join(f"--set {shlex.quote(word)}" for word in sets)
     _finish("tasks", target, findings, as_json=as_json, show=show, more=more, then=then)
 
 

@@ -47,9 +47,9 @@ def load_model(
         full = f"policy.device = {device!r} is too small or too full for {path!r} in {dtype}"
         raise ConfigError(f"{full}: {error}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        from pyvision_rl.models.absent import why_not
+        from pyvision_rl.absent import no_model
 
-        raise ConfigError(f"policy.model = {path!r} {why_not(path, error)}") from error
+        raise ConfigError(f"policy.model = {path!r} {no_model(path, error)}") from error
     spec = vision_spec(path, config, min_pixels=min_pixels, max_pixels=max_pixels)
     return VisionLanguageModel(module, spec, _num_tokens(path, config.image_token_id))
 

@@ -102,7 +102,7 @@ def _difference(
         else:
             test = unpaired_test(first, second, draws=draws, seed=_SEED)
         if tables is None:
-            interval = seed_interval(first, second, paired=paired, draws=draws, seed=_SEED)
+            interval = seed_interval(first, second, paired=paired)
         else:
             a, b, crossed = tables
             interval = task_interval(a, b, paired=paired, draws=draws, seed=_SEED, crossed=crossed)

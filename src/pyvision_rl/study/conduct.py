@@ -17,6 +17,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -232,9 +233,11 @@ def _digest(study: StudyConfig) -> str:
 
 def _wall_s(out: Path) -> float:
     """Return the seconds of all sittings; one that was killed outright is not counted."""
-    lines = (out / _WALL).read_text(encoding="utf-8").splitlines()
-    sittings = [json.loads(line) for line in lines]
-    seconds: float = sum(s["ended"] - s["began"] for s in sittings)
+    seconds = 0.0
+    for line in (out / _WALL).read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):  # half a line of a disk that was full
+            sitting = json.loads(line)
+            seconds += sitting["ended"] - sitting["began"]
     return round(seconds, 1)
 
 

@@ -230,6 +230,7 @@ def _faults(study: StudyConfig) -> Iterable[str]:
     yield from _name_faults("evaluations", evaluations)
     yield from _name_faults("figures", [f.name for f in study.figures], empty=True)
     yield from _special_faults(study)
+    yield from _nested_faults(study)
     for start in study.cold_starts:
         if bool(start.config) == bool(start.model):
             yield f"cold_starts {start.name!r}: give either config or model"
@@ -240,6 +241,21 @@ def _faults(study: StudyConfig) -> Iterable[str]:
             near = difflib.get_close_matches(name, allowed, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             yield f"{where} = {name!r} is not known; known: {', '.join(allowed)}{hint}"
+
+
+def _nested_faults(study: StudyConfig) -> Iterable[str]:
+    """Yield bare keys of three parts: a table in a section is a value, which replaces all of it."""
+    tables = (*study.cold_starts, study.rl, *study.variants, *study.evaluations)
+    sets = [getattr(table, name, {}) for table in tables for name in ("set", "eval_set")]
+    for section, keys in (item for each in sets for item in each.items()):
+        inner = keys.items() if isinstance(keys, dict) and "." not in section else ()
+        for key, value in inner:
+            if isinstance(value, dict) and value:
+                dotted = f"{section}.{key}"
+                yield (
+                    f'set: quote the key that is meant: "{dotted}.{next(iter(value))}" sets one '
+                    f'entry, "{dotted}" = {{ ... }} replaces them all'
+                )
 
 
 def _special_faults(study: StudyConfig) -> Iterable[str]:

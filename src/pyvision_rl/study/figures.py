@@ -53,6 +53,7 @@ _LEGEND_COLUMNS = 4
 _MAX_WITH_SEEDS = 4
 """Variants in a figure; with more of them single seeds would hide the means."""
 Curve = Mapping[int, float]
+Range = tuple[float, float]
 """Step -> value."""
 
 
@@ -154,13 +155,14 @@ def _panel(panel: Axes, lines: Sequence[Line], metric: str, *, seeds: bool) -> N
     panel.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     panel.set_axisbelow(True)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    highest, drawn = 0.0, False
+    lowest, highest, drawn = 0.0, 0.0, False
     for line in lines:
         curves = [found for run in line.runs if (found := curve(run, metric))]
         if not curves:
             continue
         drawn = True
-        highest = max(highest, _draw_line(panel, curves, line.color, seeds=seeds))
+        low, high = _draw_line(panel, curves, line.color, seeds=seeds)
+        lowest, highest = min(lowest, low), max(highest, high)
     if not drawn:
         panel.text(0.5, 0.5, f"no run has {metric}", ha="center", color="#777777", fontsize=9)
         panel.set_xticks([])
@@ -168,11 +170,12 @@ def _panel(panel: Axes, lines: Sequence[Line], metric: str, *, seeds: bool) -> N
         return
     panel.set_xlim(left=min(0.0, panel.get_xlim()[0]))
     share = any(word in metric for word in _SHARES)
-    panel.set_ylim(0, 1.02 if share and highest > 0.5 else (highest * 1.08 or 1.0))
+    top = 1.02 if share and highest > 0.5 else highest * 1.08
+    panel.set_ylim(lowest * 1.08, top if top > lowest else 1.0)
 
 
-def _draw_line(panel: Axes, curves: Sequence[Curve], color: str, *, seeds: bool) -> float:
-    """Draw seeds, mean and band of one variant; return the highest value of a seed."""
+def _draw_line(panel: Axes, curves: Sequence[Curve], color: str, *, seeds: bool) -> Range:
+    """Draw seeds, mean and band of one variant; return the lowest and highest value of a seed."""
     sparse = max(map(len, curves)) <= 8
     for each in curves if seeds else ():
         panel.plot(list(each), list(each.values()), color=color, alpha=0.3, linewidth=0.9)
@@ -181,7 +184,8 @@ def _draw_line(panel: Axes, curves: Sequence[Curve], color: str, *, seeds: bool)
     high = [m + e for m, e in zip(means, errors, strict=True)]
     panel.fill_between(steps, low, high, color=color, alpha=0.16, linewidth=0)
     panel.plot(steps, means, "o-" if sparse else "-", color=color, linewidth=2.4, markersize=4)
-    return max(v for each in curves for v in each.values())
+    values = [v for each in curves for v in each.values()]
+    return min(values), max(values)
 
 
 def mean_curve(curves: Sequence[Curve]) -> tuple[list[int], list[float], list[float]]:

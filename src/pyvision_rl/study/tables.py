@@ -172,8 +172,8 @@ def _verdict(difference: Mapping[str, Any]) -> tuple[str, ...]:
         mark = " t" if d["over_tasks"] else ""
         between = f"{interval['low']:+.3f} to {interval['high']:+.3f}{mark}"
     exact = "" if test["exact"] else " (sampled)"
-    p = f"{test['p']:.4f}{exact}"
-    return (f"{d['effect']:+.3f}", between, p, f"{d['p_holm']:.4f}", _p(test["smallest_p"]), count)
+    p = f"{_p(test['p'])}{exact}"
+    return (f"{d['effect']:+.3f}", between, p, _p(d["p_holm"]), _p(test["smallest_p"]), count)
 
 
 def _p(value: float) -> str:

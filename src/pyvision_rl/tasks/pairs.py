@@ -29,7 +29,9 @@ def read_pairs(path: Path) -> list[Pair]:
         TaskError: A row is faulty (the message names its line), or there is none.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
+        from pyvision_rl.absent import no_file
+
+        raise ConfigError(no_file(path))
     pairs = []
     for line, raw in read_jsonl(path):
         try:

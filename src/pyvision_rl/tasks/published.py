@@ -40,6 +40,7 @@ from pyvision_rl.tasks.rows import (
     require_file,
     summary,
 )
+from pyvision_rl.template import spelt_out
 from pyvision_rl.types import Gold, Media, Task, TaskInput
 from pyvision_rl.video import file_video, require_av
 
@@ -205,7 +206,7 @@ def entry_of(record: Record, path: Path, options: Options) -> Entry:
         for key, message in dict.fromkeys(fields.wrong)
     )
     environment = raw.get("env_name")
-    known = environment if isinstance(environment, str) else ""
+    known = spelt_out(environment) if isinstance(environment, str) else ""
     return Entry(row, tuple(faults), tuple(embedded), known)
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pyvision_rl.absent import no_file
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.tasks.parquet import ParquetRows
-from pyvision_rl.tasks.rows import NO_FILE, parse_line
+from pyvision_rl.tasks.rows import parse_line
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 BLOCK = 2**20
@@ -52,7 +53,7 @@ class RecordFile:
         if path.suffix not in SUFFIXES:
             raise ConfigError(f"{path}: suffix {path.suffix!r}; allowed: {', '.join(SUFFIXES)}")
         if not path.is_file():
-            raise ConfigError(f"{path}: {NO_FILE}")
+            raise ConfigError(no_file(path))
         self._path = path
         self._state = _state(path)
         self._rows = ParquetRows(path, columns=None) if path.suffix == ".parquet" else None

@@ -177,7 +177,9 @@ def read(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: suffix {path.suffix!r}; allowed: {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
+        from pyvision_rl.absent import no_file
+
+        raise ConfigError(no_file(path))
     return ParquetRows(path).rows() if path.suffix == ".parquet" else read_jsonl(path)
 
 

@@ -110,9 +110,10 @@ class Learner:
         if config.freeze_vision:
             freeze_vision(module)
         if config.gradient_checkpointing:
-            from pyvision_rl.train.recomputing import recompute_layers
+            from pyvision_rl.train import recomputing
 
-            recompute_layers(module)
+            recomputing.recompute_layers(module)
+            self.accelerator.autocast_handler = recomputing.without_cast_cache()
         if model.dtype != torch.float32 and not (config.master_weights or config.lora_rank):
             _log.warning(
                 "training %s weights: small updates are rounded away; set train.master_weights, or "
@@ -384,10 +385,6 @@ def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
         raise ConfigError(
             f"train.mixed_precision = {config.mixed_precision!r} on {device.type}: {error}"
         ) from error
-    if config.gradient_checkpointing:
-        from pyvision_rl.train.recomputing import without_cast_cache
-
-        accelerator.autocast_handler = without_cast_cache()
     # Else an environment variable of accelerate's would divide every gradient.
     accelerator.gradient_accumulation_steps = 1
     if accelerator.num_processes > 1 and config.parallel == "none":

@@ -25,9 +25,9 @@ def load_reference(path: str, like: VisionLanguageModel) -> VisionLanguageModel:
     try:
         module: Any = load_network(path, like.dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        from pyvision_rl.models.absent import why_not
+        from pyvision_rl.absent import no_model
 
-        raise ConfigError(f"{key} {why_not(path, error)}") from error
+        raise ConfigError(f"{key} {no_model(path, error)}") from error
     trained: Any = like.module
     both = trained.config, module.config
     ours, theirs = ((c.model_type, c.get_text_config().vocab_size) for c in both)

@@ -55,6 +55,9 @@ def parse_steps(text: str | None) -> Steps:
             raise ConfigError(f"--limit-steps {text!r}: {piece.strip()!r} is not {ALLOWED}")
         if found["kind"]:
             parts.append((found["kind"], int(found["count"]), 0))
-        else:
-            parts.append(("range", int(found["low"]), int(found["high"] or found["low"])))
+            continue
+        low, high = int(found["low"]), int(found["high"] or found["low"])
+        if low > high:
+            raise ConfigError(f"--limit-steps {text!r}: {piece.strip()!r} ends before it begins")
+        parts.append(("range", low, high))
     return Steps(tuple(parts))

@@ -133,8 +133,7 @@ def _decode(file: Path | IO[bytes], name: str) -> Image.Image:
     except FileNotFoundError as error:
         raise TaskError(f"{spelt_out(name)}: no such file") from error
     except Exception as error:  # Pillow's decoders raise any type on a broken file.
-        why = spelt_out(f"{name}: not a readable image ({error})")
-        raise TaskError(why) from error
+        raise TaskError(spelt_out(f"{name}: not a readable image ({error})")) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -154,6 +154,7 @@ def _uniform(groups: Sequence[Group]) -> dict[str, float | None]:
     graded = [[t.reward.correct for t in g.trajectories if t.reward] for g in groups]
     judged = [right for right in graded if right]
     return {
+        "groups_judged": float(len(judged)),
         "groups_all_right": _mean(all(right) for right in judged),
         "groups_all_wrong": _mean(not any(right) for right in judged),
     }

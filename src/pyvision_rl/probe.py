@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pyvision_rl.assemble import Assembly, assemble, build_tasks, num_tasks
 from pyvision_rl.config import Config, ProbeConfig
-from pyvision_rl.errors import ConfigError
+from pyvision_rl.errors import ConfigError, TrainError
 from pyvision_rl.evaluation.evaluate import Score, judged, score, standard_error
 from pyvision_rl.metrics import check_failures
 from pyvision_rl.rollout import derive_seed
@@ -115,7 +115,13 @@ def _result(
         pairs = [(tool[i], direct[i]) for i in rows if _graded(tool[i]) and _graded(direct[i])]
         plain_d = [_mean(t, _accuracy) - _mean(d, _accuracy) for t, d in pairs]
         paid_d = [_mean(t, _reward) - _mean(d, _reward) for t, d in pairs]
-        share += weight * _average([_mean(free[i], _used_tool) for i in rows])
+        graded = [free[i] for i in rows if _graded(free[i])]
+        if weight and not (pairs and graded):
+            raise TrainError(
+                f"the probe: no task of category {name!r} could be graded however it began; "
+                "events.jsonl and the grader's log say why"
+            )
+        share += weight * _average([_mean(group, _used_tool) for group in graded])
         gain += weight * _average(plain_d)
         paid += weight * _average(paid_d)
         errors.append((weight, standard_error(plain_d)))

@@ -94,6 +94,30 @@ def test_all_judges_share_one_budget() -> None:
     assert stats["judge_over_budget"] == 1
 
 
+SUITE = {"grader": "suite", "options": {"suite": "mathverse", "protocol": "pyvision"}}
+
+
+def test_a_suite_is_a_route_for_its_own_source_and_shares_the_judge() -> None:
+    routes = {"mathverse": SUITE, "exact_judge": ROUTES["exact_judge"]}
+    with FakeOpenAI(lambda _: "1") as server:
+        rewards = config(server.url, routes=routes)
+        rewards = rewards.model_copy(
+            update={"judge": rewards.judge.model_copy(update={"max_calls": 1})}
+        )
+        rewarder = build_rewarder(rewards)
+        rewarder.check(lambda: frozenset({"mathverse", "exact_judge"}))
+        cases = (("mathverse", "it is green", "about 7"), ("exact_judge", "x", "y"))
+        found, stats = grade(rewards, *cases)
+    assert [t.reward is not None for t in found] == [True, False], found[1].error
+    assert stats["judge_over_budget"] == 1
+
+
+def test_a_suite_is_no_route_for_another_source() -> None:
+    rewarder = build_rewarder(config(routes={"m*": SUITE}))
+    with pytest.raises(ConfigError, match="cannot score tasks of 'mine'"):
+        rewarder.check(lambda: frozenset({"mathverse", "mine"}))
+
+
 @pytest.mark.parametrize(
     ("source", "grader"),
     [

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pyvision_rl.config import ProbeConfig
-from pyvision_rl.errors import ConfigError
+from pyvision_rl.errors import ConfigError, TrainError
 from pyvision_rl.probe import ProbeResult, _result
 from pyvision_rl.types import (
     EndReason,
@@ -49,6 +49,28 @@ def group(name: str, category: str, *accuracies: float, calls: int = 0) -> Group
 FREE = [group("e", "easy", 1, 1, calls=1), group("h", "hard", 0, 0)]
 TOOL = [group("e", "easy", 1, 0, calls=2), group("h", "hard", 1, 1, calls=2)]
 DIRECT = [group("e", "easy", 1, 1), group("h", "hard", 0, 0)]
+
+
+def ungraded(group: Group) -> Group:
+    return replace(group, trajectories=tuple(replace(t, reward=None) for t in group.trajectories))
+
+
+def test_what_could_not_be_graded_says_nothing_of_the_tool() -> None:
+    every = [group(str(k), "y", 1, 1, calls=1) for k in range(4)]
+    none = [group(str(k), "y", 0, 0) for k in range(4)]
+    free = [*every[:2], *map(ungraded, every[2:])]
+    got = _result(ProbeConfig(), free, every, none)
+    assert (got.tool_share, got.gain) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("branch", [0, 1, 2])
+def test_a_category_without_a_grade_is_named_and_not_counted_as_nothing(branch: int) -> None:
+    branches = [FREE, TOOL, DIRECT]
+    branches[branch] = [branches[branch][0], ungraded(branches[branch][1])]
+    with pytest.raises(TrainError, match="no task of category 'hard' could be graded"):
+        _result(ProbeConfig(), *branches)
+    weights = {"easy": 1.0, "hard": 0.0}
+    assert _result(ProbeConfig(category_weights=weights), *branches).gain == pytest.approx(-0.5)
 
 
 def test_categories_are_weighted_as_configured() -> None:

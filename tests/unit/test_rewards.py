@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -324,6 +325,16 @@ def test_a_failing_grader_leaves_no_reward_and_says_why(grade: Any, part: str) -
     assert found.reward is None
     assert "grading failed" in found.error
     assert part in found.error
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_a_grade_in_numpy_s_types_becomes_plain(kind: type[Any]) -> None:
+    # A checkpoint with carried groups, and a line of JSON, hold plain values only.
+    grade = Grade(kind(0.5), np.bool_(True))
+    found = asyncio.run(Rewarder(Fixed(grade), RewardsConfig()).grade(TASK, episode("7")))
+    assert found.reward is not None
+    assert type(found.reward.parts["accuracy"]) is float
+    assert found.reward.correct is True
 
 
 def test_partial_scores_are_kept_and_pay_no_calls_unless_correct() -> None:

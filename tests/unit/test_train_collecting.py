@@ -100,6 +100,12 @@ def test_where_there_is_no_other_kind_the_round_is_short_and_nothing_is_lost() -
     assert len({t.id for r in rounds for t in r}) == 100
 
 
+@pytest.mark.parametrize("cap", [2, 8])
+def test_a_kind_far_above_its_cap_does_not_shrink_rounds_for_good(cap: int) -> None:
+    made = stream("vi" * 500, v=cap)
+    assert [len(made.take(32)) for _ in range(60)] == [32] * 60
+
+
 def test_without_a_cap_the_stream_is_the_seeded_order() -> None:
     plain = TaskStream(Kinds("viviviv"), 7, seed=1)
     capped = stream("viviviv", v=99)

@@ -221,7 +221,32 @@ def test_what_is_held_out_shares_no_prompt_with_what_is_learnt(
     assert (kept, held) == hold_out(examples, share, (seed,))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_prompt_of_many_examples_is_held_out_only_where_nothing_smaller_is(seed: int) -> None:
+    many = [example(0, number) for number in range(100)]
+    singles = [example(prompt, 0) for prompt in range(1, 101)]
+    assert len(hold_out([*many, *singles], 0.02, (seed,))[1]) == 4
+    _, held = hold_out([*many, *singles[:3]], 0.5, (seed,))
+    assert len(held) in (100, 103), "of two prompts that are too many, nothing else is enough"
+
+
 HELD = {"eval_share": 0.4, "eval_every": 2, "steps": 5}
+
+
+def test_a_prompt_that_two_sources_share_is_held_out_of_both(source: Path, tmp_path: Path) -> None:
+    words = [[{"prompt": f"say {n}", "target": f"{teacher} {n}"} for n in range(20)]
+             for teacher in ("one", "two")]  # fmt: skip
+    files = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for file, rows in zip(files, words, strict=True):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = {**HELD, "data": [{"kind": "pairs", "path": str(file)} for file in files]}
+    config = config_of(source, files[0], stage)
+    data = StageData(config, 0, load_renderer(str(source)), lambda data: [])
+    trained = {e.segments[0] for _ in range(99) for e in data.batch()}
+    held = Counter(segments[0] for segments in data.held_out)
+    assert not trained & set(held)
+    assert set(held.values()) == {2}
+    assert len(data.held_out) + data.num_examples == 40
 
 
 def test_held_out_examples_are_measured_and_never_trained_on(

@@ -45,16 +45,15 @@ SICK: dict[AlarmName, dict[str, float]] = {
 }
 
 
-def watch(**section: Any) -> Watch:
-    return Watch(
-        Config.model_validate(
-            {
-                "watch": {"window": 3} | section,
-                "rollout": {"max_tool_calls": 4},
-                "selection": {"groups_per_step": 4},
-            }
-        )
-    )
+def watch(more: dict[str, dict[str, Any]] | None = None, **section: Any) -> Watch:
+    values: dict[str, dict[str, Any]] = {
+        "watch": {"window": 3} | section,
+        "rollout": {"max_tool_calls": 4},
+        "selection": {"groups_per_step": 4},
+    }
+    for name, changed in (more or {}).items():
+        values[name] = values.get(name, {}) | changed
+    return Watch(Config.model_validate(values))
 
 
 def feed(watch: Watch, *stretches: tuple[int, dict[str, float]]) -> list[Alarm]:
@@ -106,6 +105,50 @@ def test_the_collapse_is_seen_at_the_step_worked_by_hand() -> None:
 def test_calls_that_rose_before_they_fell_are_a_collapse_too() -> None:
     changes = feed(watch(), (3, {"tool_calls": 0.5}), (6, {"tool_calls": 2.5}), (4, {}))
     assert [(c.name, c.raised) for c in changes] == [("interaction_collapse", True)]
+
+
+def names_of(alarms: list[Alarm]) -> list[str]:
+    return [alarm.name for alarm in alarms]
+
+
+def test_where_too_few_groups_were_drawn_no_cause_is_blamed() -> None:
+    few = {"groups": 2.0, "groups_trained": 2.0, "groups_all_right": 0.0, "groups_all_wrong": 0.0}
+    assert feed(watch({"selection": {"groups_per_step": 16}}), (10, HEALTHY | few)) == []
+
+
+def test_shares_of_the_groups_that_were_judged_are_not_shares_of_all() -> None:
+    # 32 groups: 16 without a grade, 10 all right, 6 trained on. Most were filtered out.
+    lines = {"groups": 32.0, "groups_judged": 16.0, "groups_trained": 6.0}
+    lines |= {"groups_all_right": 10 / 16, "groups_all_wrong": 0.0}
+    found = feed(watch({"selection": {"groups_per_step": 16}}), (10, lines))
+    assert names_of(found) == ["batch_filtered_out"]
+
+
+def test_where_trajectories_are_ranked_an_update_is_made_of_them() -> None:
+    # One member of each group of four is left: every group is trained on, three quarters missing.
+    settings = {
+        "selection": {"groups_per_step": 8, "rank_unit": "trajectory"},
+        "rollout": {"max_tool_calls": 4, "group_size": 4},
+    }
+    lines = {"groups": 8.0, "groups_trained": 8.0, "trajectories": 32.0, "graded": 32.0}
+    assert names_of(feed(watch(settings), (10, {**lines, "kept": 8.0}))) == ["batch_filtered_out"]
+    assert feed(watch(settings), (10, {**lines, "kept": 32.0})) == []
+
+
+def test_a_start_without_an_update_does_not_silence_an_alarm() -> None:
+    seen = watch()
+    bare = {k: v for k, v in HEALTHY.items() if k != "train_entropy"}
+    found = [alarm for step in range(4) for alarm in seen.see(step + 1, bare)]
+    for step in range(5, 20):
+        entropy = 0.5 if step < 10 else 1e-4
+        found += seen.see(step, bare | {"train_entropy": entropy})
+    # Its start are steps 5 to 7; steps 10 to 12 are the first window below a tenth of it.
+    assert names_of(found) == ["entropy_collapse"]
+
+
+def test_a_policy_that_sampled_beside_its_update_may_differ_from_the_learner() -> None:
+    ahead = watch({"policy": {"name": "vllm"}, "train": {"overlap": True}})
+    assert feed(ahead, (6, {}), (6, SICK["mismatch_high"])) == []
 
 
 def test_a_reading_at_the_limit_does_not_ring_every_step() -> None:

@@ -144,7 +144,7 @@ def code_shape(code: str) -> str:
 
 
 def _checked(grade: Grade) -> Grade:
-    """The grade, if its score is one: a NaN would spoil every trajectory of the group."""
+    """The grade in Python's own types, if its score is one: a NaN would spoil its whole group."""
     if not (math.isfinite(grade.score) and 0 <= grade.score <= 1):
         raise RewardError(f"score is {grade.score}, wants a number from 0 to 1")
-    return grade
+    return replace(grade, score=float(grade.score), correct=bool(grade.correct))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,7 +31,7 @@ class Route(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     grader: str
-    """match, relative_accuracy, judge, ladder, or ``package.module:Name``."""
+    """match, relative_accuracy, judge, ladder, suite, or ``package.module:Name``."""
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -117,7 +118,7 @@ class RouteGrader:
             )
         for grader in self._all():
             if isinstance(grader, Served):
-                grader.check(sources)
+                grader.check(partial(self._led_to, grader, there))
 
     def stats(self) -> dict[str, float]:
         """Return the numbers of all graders that count, added up; the shared judge's once."""
@@ -141,7 +142,12 @@ class RouteGrader:
         own = config.model_copy(update={"name": route.grader, "options": route.options})
         make = resolve(route.grader, TABLE, f"{where}.grader")
         try:
-            if make is JudgeGrader or (make is LadderGrader and asks_judge(own)):
+            judge_is_named = bool(config.judge.url or config.judge.model)
+            if (
+                make is JudgeGrader
+                or (make is LadderGrader and asks_judge(own))
+                or (getattr(make, "takes_judge", False) and judge_is_named)
+            ):
                 self._judge = self._judge or Judge(config.judge)
                 shared: Grader = make(own, self._judge)
                 return shared
@@ -153,6 +159,10 @@ class RouteGrader:
     def _find(self, source: str) -> Grader | None:
         key = route_key(self._graders, source)
         return self._default if key is None else self._graders[key]
+
+    def _led_to(self, grader: Grader, sources: frozenset[str]) -> frozenset[str]:
+        """Return those of some sources that lead to a grader."""
+        return frozenset(source for source in sources if self._find(source) is grader)
 
     def _all(self) -> list[Grader]:
         return [*self._graders.values(), *([] if self._default is None else [self._default])]

@@ -24,7 +24,7 @@ _STEPS = (
     *("reward", "accuracy", "correct_with_tool", "correct_without_tool"),
     *("tool_calls", "tool_share", "zero_tool_share", "executions", "images", "turns"),
     *("sampled_tokens", "malformed_share", "time_limits", "trajectories", "graded", *NUMBERS),
-    *("groups", "groups_trained", "groups_all_right", "groups_all_wrong"),
+    *("groups", "groups_trained", "groups_judged", "groups_all_right", "groups_all_wrong"),
     *("kept", "kept_share", "carried_in", "carried_out"),
     *("correct_negative_advantage", "correct_negative_advantage_share"),
     *("sample_s", "update_s", "sample_gib", "update_gib"),

@@ -15,7 +15,7 @@ from pyvision_rl.config import RewardsConfig
 from pyvision_rl.errors import ConfigError, RewardError
 from pyvision_rl.registry import parse_options
 from pyvision_rl.rewards.base import Grade
-from pyvision_rl.rewards.judge import JudgeGrader
+from pyvision_rl.rewards.judge import Judge, JudgeGrader
 from pyvision_rl.rewards.ladder import LadderGrader
 from pyvision_rl.suites.base import Undecided, final_of
 from pyvision_rl.suites.task_set import Options, chosen
@@ -29,8 +29,15 @@ _LADDER = {"maths": "auto", "undecided": "ungraded", "several_boxes": "last"}
 class SuiteGrader:
     """Grades by the rules of one suite and protocol."""
 
-    def __init__(self, config: RewardsConfig) -> None:
+    takes_judge = True
+    """Whoever makes several graders may have them share one."""
+
+    def __init__(self, config: RewardsConfig, judge: Judge | None = None) -> None:
         """Check the options; connects to nothing.
+
+        Args:
+            config: Its ``judge`` section names the server, if there is one.
+            judge: The judge to share; None makes one where it is wanted.
 
         Raises:
             ConfigError: An option is wrong, or the judge's section is.
@@ -39,9 +46,9 @@ class SuiteGrader:
         self._suite, self._protocol = chosen(options, "rewards.options")
         self._rest: LadderGrader | JudgeGrader | None = None
         if self._protocol in _OURS:
-            self._rest = LadderGrader(config.model_copy(update={"options": _LADDER}))
+            self._rest = LadderGrader(config.model_copy(update={"options": _LADDER}), judge)
         elif config.judge.url or config.judge.model:
-            self._rest = JudgeGrader(config.model_copy(update={"options": {}}))
+            self._rest = JudgeGrader(config.model_copy(update={"options": {}}), judge)
         self._undecided = 0
 
     async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:

@@ -8,6 +8,7 @@ batches of short direct answers, and the last ones would decide whether the mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -71,6 +72,11 @@ class StageData:
                 seed = (config.seed, index, i, _HOLD_OUT)
                 self._sources[i], held_out = hold_out(source, stage.eval_share, seed)
                 self.held_out += held_out
+            # A prompt may come from several sources: two teachers, or two samplings of one.
+            unseen = {segments[0] for segments in self.held_out}
+            for i, source in enumerate(self._sources):
+                self.held_out += [each for each in source if each[0] in unseen]
+                self._sources[i] = [each for each in source if each[0] not in unseen]
                 if not self._sources[i]:
                     raise ConfigError(
                         f"{where}.eval_share = {stage.eval_share} leaves nothing of data[{i}] to "
@@ -120,18 +126,26 @@ def hold_out(
 
     Args:
         examples: In any order.
-        share: Of the examples; the split comes as near to it from above as the prompts allow.
+        share: Of the examples. A prompt of more examples than are missing is passed over; if those
+            that fit are not enough, the smallest of the others makes up for it.
         seed: Equal seeds, equal splits.
     """
     by_prompt: dict[Segment, list[int]] = {}
     for place, segments in enumerate(examples):
         by_prompt.setdefault(segments[0], []).append(place)
     groups = list(by_prompt.values())
+    wanted = math.ceil(share * len(examples))
     chosen: set[int] = set()
-    for group in np.random.default_rng(tuple(seed)).permutation(len(groups)):
-        if chosen and len(chosen) >= share * len(examples):
-            break
-        chosen.update(groups[group])
+    passed: list[list[int]] = []
+    for number in np.random.default_rng(tuple(seed)).permutation(len(groups)):
+        group = groups[number]
+        if len(chosen) + len(group) <= wanted:
+            chosen.update(group)
+        else:
+            passed.append(group)
+    if len(chosen) < wanted:
+        smallest = min(passed, key=len)
+        chosen.update(smallest)
     kept = [e for place, e in enumerate(examples) if place not in chosen]
     return kept, [examples[place] for place in sorted(chosen)]
 

@@ -17,7 +17,7 @@ from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.types import Task, TaskInput
 
 _LOOK_AHEAD = 8
-"""Tasks put back at most, in rounds: how far a round looks for tasks of another kind."""
+"""How far a round looks for tasks of another kind, in rounds: so many it puts back at most."""
 
 
 @dataclass(slots=True)
@@ -48,9 +48,10 @@ class TaskStream:
         drawn: list[Task] = []
         misses = 0
         room = dict(self.max_per_round)
-        waiting, self._held = self._held, []
-        while len(drawn) < number and (waiting or len(self._held) < _LOOK_AHEAD * number):
-            position, known = waiting.pop(0) if waiting else (self.position, ())
+        waiting, self._held = self._held[::-1], []
+        most = len(waiting) + _LOOK_AHEAD * number
+        while len(drawn) < number and (waiting or len(self._held) < most):
+            position, known = waiting.pop() if waiting else (self.position, ())
             self.position = max(self.position, position + 1)
             if not _fits(known, room):
                 self._held.append((position, known))
@@ -70,7 +71,7 @@ class TaskStream:
                 room = {k: n - (k in kinds(task.input)) for k, n in room.items()}
             else:
                 self._held.append((position, kinds(task.input)))
-        self._held += waiting
+        self._held += waiting[::-1]
         return drawn
 
     def _read(self, position: int) -> Task:

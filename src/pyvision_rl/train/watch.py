@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeAlias, get_args
 
 from pyvision_rl.config import Config
@@ -39,7 +40,8 @@ class _Past:
 
     window: int
     max_tool_calls: int
-    groups_per_step: int
+    wanted: tuple[str, str, int]
+    """What an update is made of: its number in the lines, that of all there were, how many."""
     lines: list[Numbers] = field(default_factory=list)
     most_calls: float = 0.0
     """The highest mean of a window."""
@@ -54,10 +56,13 @@ class _Past:
         return self._mean(self.lines[-self.window :], names)
 
     def start(self, *names: str) -> float | None:
-        """Return the same over the first window, once it shares no step with the last one."""
-        if len(self.lines) < 2 * self.window:
-            return None
-        return self._mean(self.lines[: self.window], names)
+        """Return the same over the first steps that have the numbers, as many as in a window.
+
+        None until a whole window came after them. Steps without an update have no entropy.
+        """
+        before = islice(self.lines, max(0, len(self.lines) - self.window))
+        first = list(islice((x for x in before if all(n in x for n in names)), self.window))
+        return self._mean(first, names) if len(first) == self.window else None
 
     def times_start(self, name: str) -> float | None:
         """Return the last window's mean in units of the first one's."""
@@ -75,15 +80,20 @@ class _Past:
 
 
 def _unfilled(past: _Past, cause: str) -> float | None:
-    """Return the share of an update that has no group if ``cause`` took most groups, else 0."""
-    trained, groups = past.now("groups_trained"), past.now("groups")
+    """Return the share of an update that is missing if ``cause`` took most groups, else 0."""
+    unit, of_all, most_wanted = past.wanted
+    trained, found, groups = past.now(unit), past.now(of_all), past.now("groups")
     right, wrong = past.now("groups_all_right"), past.now("groups_all_wrong")
-    if trained is None or not groups or right is None or wrong is None:
+    if trained is None or not found or not groups or right is None or wrong is None:
         return None
-    # No good group is left over where an update lacks some.
-    shares = {"right": right, "wrong": wrong, "filters": 1 - right - wrong - trained / groups}
+    # Both are shares of the groups with a graded member; of all groups they are less.
+    judged = past.now("groups_judged")
+    right, wrong = (x * (groups if judged is None else judged) / groups for x in (right, wrong))
+    # Nothing good is left over where an update lacks some.
+    shares = {"right": right, "wrong": wrong, "filters": 1 - right - wrong - trained / found}
     most = max(shares, key=lambda name: shares[name])
-    return 1 - trained / past.groups_per_step if cause == most else 0.0
+    # Where too few were drawn, none of them took any.
+    return 1 - trained / most_wanted if cause == most and shares[most] > 0 else 0.0
 
 
 def _not_graded(past: _Past) -> float | None:
@@ -216,10 +226,16 @@ class Watch:
     """Sees one step after the other."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config.watch
-        self._past = _Past(
-            config.watch.window, config.rollout.max_tool_calls, config.selection.groups_per_step
-        )
+        self._config, selection = config.watch, config.selection
+        wanted = ("groups_trained", "groups", selection.groups_per_step)
+        if selection.rank_unit == "trajectory":
+            members = selection.groups_per_step * config.rollout.group_size
+            wanted = ("kept", "trajectories", members)
+        self._past = _Past(config.watch.window, config.rollout.max_tool_calls, wanted)
+        self._off = {*config.watch.off}
+        if config.train.overlap:
+            # What was sampled beside an update is of the weights before it: they differ rightly.
+            self._off.add("mismatch_high")
         self._on: set[AlarmName] = set()
         self._changes: list[Alarm] = []
 
@@ -228,7 +244,7 @@ class Watch:
         self._past.take(numbers)
         if len(self._past.lines) < self._past.window:
             return []
-        rules = [(n, r) for n, r in _RULES.items() if n not in self._config.off]
+        rules = [(n, r) for n, r in _RULES.items() if n not in self._off]
         changes = [c for name, rule in rules if (c := self._judge(step, name, rule))]
         self._changes += changes
         return changes

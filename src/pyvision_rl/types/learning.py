@@ -47,7 +47,8 @@ class Scored:
     trajectory: Trajectory
     advantage: float
     fresh: bool = True
-    """Whether the weights that the step begins with sampled it; False for what was carried in."""
+    """Whether the weights that the step begins with sampled it (with ``train.overlap`` those before
+    the last update); False for what was carried in."""
 
 
 @dataclass(frozen=True, slots=True)

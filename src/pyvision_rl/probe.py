@@ -117,9 +117,11 @@ def _result(
         paid_d = [_mean(t, _reward) - _mean(d, _reward) for t, d in pairs]
         graded = [free[i] for i in rows if _graded(free[i])]
         if weight and not (pairs and graded):
+            members = (t for side in (free, tool, direct) for i in rows for t in side[i].trajectories)
+            why = next((t.error for t in members if t.error), "no reason given")
             raise TrainError(
-                f"the probe: no task of category {name!r} could be graded however it began; "
-                "events.jsonl and the grader's log say why"
+                f"the probe: no task of category {name!r} could be graded: {why} "
+                "(probe.category_weights may give it 0)"
             )
         share += weight * _average([_mean(group, _used_tool) for group in graded])
         gain += weight * _average(plain_d)

@@ -29,13 +29,14 @@ _STEPS = (
     *("correct_negative_advantage", "correct_negative_advantage_share"),
     *("sample_s", "update_s", "sample_gib", "update_gib"),
     *("eval_accuracy", "eval_accuracy_se", "eval_tool_calls", "eval_failed", "eval_ungraded"),
+    "eval_graded_share",
     *(f"eval_{name}" for name in NUMBERS),
     *(f"train_{f.name}" for f in fields(UpdateStats) if f.name != "step"),
 )
 """Of a line of an RL run's ``metrics.jsonl``."""
 _FAMILIES = (
     *("accuracy_", "tool_calls_", "eval_accuracy_", "eval_tool_calls_", "reward_", "end_"),
-    *("dropped_", "drop_share_", "judge_", "policy_"),
+    *("dropped_", "drop_share_", "judge_", "policy_", "sync_", "ladder_", "maths_", "suite_"),
 )
 """Beginnings of names that end in a category, a term, an ending, a filter or a count."""
 

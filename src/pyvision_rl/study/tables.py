@@ -146,7 +146,8 @@ def _comparisons(result: Mapping[str, Any]) -> Iterable[str]:
     if not result["comparisons"]:
         return
     yield (
-        "Differences, with 95 % intervals from a bootstrap over seeds (and tasks, where marked t), "
+        "Differences, with 95 % intervals (marked t: a bootstrap over seeds and tasks; others: "
+        "Student's t over seeds), "
         "two-sided permutation tests over seeds, and Holm's correction for all tests of this "
         "study. The smallest p that so many seeds can reach is given beside it.\n"
     )

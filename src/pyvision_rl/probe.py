@@ -117,8 +117,9 @@ def _result(
         paid_d = [_mean(t, _reward) - _mean(d, _reward) for t, d in pairs]
         graded = [free[i] for i in rows if _graded(free[i])]
         if weight and not (pairs and graded):
-            members = (t for side in (free, tool, direct) for i in rows for t in side[i].trajectories)
-            why = next((t.error for t in members if t.error), "no reason given")
+            sides = (side[i] for side in (free, tool, direct) for i in rows)
+            errors_of = (t.error for group in sides for t in group.trajectories)
+            why = next(filter(None, errors_of), "no reason given")
             raise TrainError(
                 f"the probe: no task of category {name!r} could be graded: {why} "
                 "(probe.category_weights may give it 0)"

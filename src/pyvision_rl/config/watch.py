@@ -45,7 +45,8 @@ class WatchConfig(Section):
     """length_explosion: sampled tokens above so many times their start."""
     max_unfilled: float = Field(0.5, gt=0)
     """batch_too_easy, batch_too_hard, batch_filtered_out: updates lack more than this share of
-    ``selection.groups_per_step`` (with ``rank_unit = "trajectory"``: of their members), mostly because groups were all right, all wrong, or filtered."""
+    ``selection.groups_per_step`` (with ``rank_unit = "trajectory"``: of their members), mostly
+    because groups were all right, all wrong, or filtered."""
     max_mismatch: float = Field(0.2, gt=0)
     """mismatch_high: the largest difference between a token's log-probability at sampling and at
     training (nats). Single precision stays below 1e-4; half precision reaches some 0.1."""

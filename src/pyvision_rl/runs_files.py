@@ -66,7 +66,10 @@ def read_lines(file: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
         with file.open("rb") as lines:
             for index, raw in enumerate(lines, 1):
                 try:
-                    yield json.loads(raw)
+                    value = json.loads(raw)
+                    if not isinstance(value, dict):
+                        raise ValueError(f"no object, but {type(value).__name__}")
+                    yield value
                 except ValueError as error:
                     if raw.endswith(b"\n"):
                         raise RunError(f"{file}, line {index}: not JSON ({error})") from error

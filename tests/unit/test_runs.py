@@ -495,6 +495,14 @@ def test_a_line_that_is_no_trajectory_is_an_error_with_its_number(tmp_path: Path
         list(read_rollouts(file))
 
 
+def test_a_line_that_is_no_object_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", 1)
+    with (tmp_path / "run/metrics.jsonl").open("a") as lines:
+        lines.write("5\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2: not JSON \(no object, but int\)"):
+        RunReader(tmp_path / "run").metrics()
+
+
 def test_a_rollouts_file_named_from_its_own_folder_finds_its_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,12 +17,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from pyvision_rl.assemble import assemble, chunks
 from pyvision_rl.config import Config
-from pyvision_rl.errors import ConfigError, RunError
+from pyvision_rl.errors import RunError
 from pyvision_rl.evaluation.choice import Choice
 from pyvision_rl.evaluation.episodes import (
     EpisodeFile,
@@ -41,7 +40,7 @@ from pyvision_rl.rewards import build_terms
 from pyvision_rl.rollout import Harness
 from pyvision_rl.runs import RunReader, RunWriter
 from pyvision_rl.runs_files import line_of, read_lines, replace_file
-from pyvision_rl.tasks.base import Scripted
+from pyvision_rl.tasks.base import Scripted, with_scripts
 from pyvision_rl.types import Task
 
 REPORT_EVERY_S = 5.0
@@ -211,8 +210,8 @@ class Runner:
         self._scripts: dict[str, tuple[str, ...]] | None = None
         if config.policy.name == "scripted":
             self._scripts = {}
-            if not isinstance(choice.tasks, Scripted):
-                raise ConfigError('policy.name = "scripted": the task set has no scripts')
+            section = config.eval.tasks or config.tasks
+            with_scripts(choice.tasks, section.name if section else "")
         self._choice = choice
         self._progress = progress
         self._retry_failed = retry_failed
@@ -246,12 +245,7 @@ class Runner:
         """Return the runner."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let the model go."""
         self._assembly.close()
 

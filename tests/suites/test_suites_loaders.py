@@ -6,6 +6,8 @@ import csv
 import hashlib
 import json
 import sys
+import zipfile
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.suites import TABLE, tables
-from pyvision_rl.suites.base import Item, Items, Scored, protocol_name, settings_of
+from pyvision_rl.suites.base import Final, Item, Items, Scored, protocol_name, settings_of
 from pyvision_rl.suites.choices import Choices, drawn, split
 from pyvision_rl.suites.files import digests, picture, unpacked
 from pyvision_rl.suites.hrbench import HRBench
@@ -214,6 +216,30 @@ def test_tirbench_finds_its_pictures(tmp_path, zipped):
     assert by_kind["color"].gold.facts["options"] == ("9%", "13%", "17%", "21%")
     # Two references are corrected as the authors' scorer does, by the picture's whole name.
     assert [t.gold.answer for t in tasks if t.input.category == "ocr"] == ["mobi", "harbour"]
+
+
+def test_an_archive_with_a_first_folder_of_its_own_is_read_as_it_is_checked(tmp_path):
+    folder = minis.tirbench_folder(tmp_path)
+    plain = listed(TIRBench().tasks(folder, ""))
+    with zipfile.ZipFile(folder / "data.zip") as old:
+        held = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(folder / "data.zip", "w") as archive:
+        for name, content in held.items():
+            archive.writestr(f"TIR-Bench-main/{name}", content)
+    assert listed(TIRBench().tasks(folder, "")) == plain
+
+
+def test_a_list_that_was_not_read_to_the_reference_is_none(tmp_path):
+    folder = minis.tirbench_folder(tmp_path)
+    rows = minis.tirbench_rows()
+    rows[2] |= {"prompt": "Which box is the man?\nA. first\nB. second\nC.third", "answer": "C"}
+    (folder / "TIR-Bench.json").write_text(json.dumps(rows))
+    task = listed(TIRBench().tasks(folder, ""))[2]
+    assert "options" not in task.gold.facts
+    assert TIRBench().score(task, Final("C", "C"), "pyvision").correct
+    # Episodes that were stored with the shorter list are graded again by the same rule.
+    short = replace(task, gold=replace(task.gold, facts={**task.gold.facts, "options": ("a", "b")}))
+    assert TIRBench().score(short, Final("C", "C"), "pyvision").correct
 
 
 def test_tirbench_cannot_draw_the_order_of_its_options(tmp_path):

@@ -13,6 +13,7 @@ from test_evaluation_protocol import suite
 from test_evaluation_runs import config, told
 
 from pyvision_rl.collect import run_rollout
+from pyvision_rl.config import TasksConfig
 from pyvision_rl.errors import ConfigError, RewardError, RunError
 from pyvision_rl.evaluation.compare import compare
 from pyvision_rl.evaluation.export import export_log
@@ -116,6 +117,43 @@ def test_another_protocol_of_the_suite(tmp_path: Path) -> None:
     assert after["report"]["notes"][0].startswith(note)
     assert note in (tmp_path / "again" / "result.md").read_text()
     assert told(tmp_path / "run")["suite"]["protocol"] == "strict"
+
+
+def test_episodes_of_other_tasks_are_no_benchmark(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("A B C A")
+    held_out = suite(tmp_path / "letters.txt").eval
+    mixed = config(rollout={"group_size": 2}).model_copy(update={"eval": held_out})
+    run_rollout(mixed, tmp_path / "run")
+    rescore(tmp_path / "run", tmp_path / "again", rescore_config(tmp_path / "run"))
+    assert told(tmp_path / "again")["suite"] is None
+
+
+def test_a_suite_among_the_tasks_is_reported_as_one_among_those_of_the_evaluation(
+    tmp_path: Path,
+) -> None:
+    letters = tmp_path / "letters.txt"
+    letters.write_text("A B C A")
+    held_out = suite(letters)
+    assert held_out.eval.tasks is not None
+    options = {k: v for k, v in held_out.eval.tasks.options.items() if k != "path"}
+    tasks = TasksConfig(name="suite", path=str(letters), options=options)
+    alone = held_out.eval.model_copy(update={"tasks": None})
+    run_eval(held_out.model_copy(update={"tasks": tasks, "eval": alone}), tmp_path / "run")
+    found = told(tmp_path / "run")["suite"]
+    assert (found["name"], found["protocol"]) == ("letters", "strict")
+    assert found["sha256"] == {"letters.txt": hashlib.sha256(letters.read_bytes()).hexdigest()}
+    wanted = rescore_config(tmp_path / "run", (), "lenient")
+    rescore(tmp_path / "run", tmp_path / "again", wanted)
+    assert told(tmp_path / "again")["suite"]["protocol"] == "lenient"
+
+
+def test_what_to_do_about_missing_grades_fits_the_verb(run: Path, tmp_path: Path) -> None:
+    down = tmp_path / "down"
+    down.write_text("item-1")
+    wanted = rescore_config(run, [f"rewards.options.down={json.dumps(str(down))}"])
+    rescore(run, tmp_path / "again", wanted)
+    (note,) = told(tmp_path / "again")["notes"]
+    assert note.endswith("pvrl rescore into another folder asks again, and what was told is kept")
 
 
 def test_another_grader_is_no_protocol_of_the_suite(tmp_path: Path) -> None:

@@ -176,6 +176,30 @@ def test_what_has_no_grade_is_graded_again_and_not_run_again(tmp_path: Path) -> 
     assert_same(out, tmp_path / "whole")
 
 
+def test_a_stop_between_two_chunks_that_are_graded_again_leaves_no_old_numbers(
+    tmp_path: Path,
+) -> None:
+    down, out = tmp_path / "down", tmp_path / "run"
+    down.write_text("item-1 item-299")
+    options = {"options": {"down": str(down)}}
+    tasks = {"options": {"count": 300}}
+    wanted = config(tasks=tasks, rewards=options, eval={"samples": 1})
+    run_eval(wanted, out)
+    down.unlink()
+    said: list[str] = []
+
+    def stop_at_the_second(text: str) -> None:
+        said.append(text)
+        if sum(line.startswith("graded again") for line in said) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_eval(wanted, out, resume=out, report=stop_at_the_second)
+    run_eval(wanted, out, resume=out)
+    assert [line["graded"] for line in RunReader(out).metrics()] == [256, 44]
+    assert told(out)["episodes"]["ungraded"] == 0
+
+
 def test_what_failed_counts_as_wrong_until_it_is_run_again(tmp_path: Path) -> None:
     down, out = tmp_path / "down", tmp_path / "run"
     down.write_text("item-2 item-3")

@@ -80,6 +80,8 @@ def same(mine: str, gold: str) -> bool | None:
         ("50", "50%", None),
         ("50%", "50", None),
         ("51%", "50", False),
+        ("33.33", "33.3%", None),
+        ("40", "33.3%", False),
         ("50%", "50%", True),
     ],
 )

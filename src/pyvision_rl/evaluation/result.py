@@ -44,7 +44,9 @@ def write_result(
         RunError: The disk refuses.
     """
     result = result_of([item.sample for item in items])
-    told = result_json(config, items, result, read_protocol(folder)) | dict(more or {})
+    more = dict(more or {})
+    told = result_json(config, items, result, read_protocol(folder)) | more
+    told["notes"] = _notes(items, rescored="rescored" in more)
     # The JSON last: where it is, the others are.
     replace_file(folder / "row.csv", rows(told))
     replace_file(folder / "result.md", [page(told).removesuffix("\n")])
@@ -72,7 +74,7 @@ def result_json(config: Config, items: Sequence[Item], result: EvalResult, proto
         "suite": _suite(config, items, protocol),
         "position_bias": position_bias(items, seed=seed),
         "protocol": protocol,
-        "notes": _notes(items),
+        "notes": _notes(items, rescored=False),
     }
 
 
@@ -167,8 +169,11 @@ def _suite(config: Config, items: Sequence[Item], protocol: Json) -> Json | None
     }
 
 
-def _notes(items: Sequence[Item]) -> list[str]:
+def _notes(items: Sequence[Item], *, rescored: bool) -> list[str]:
     notes = []
+    again = "--resume grades them again"
+    if rescored:
+        again = "pvrl rescore into another folder asks again, and what was told is kept"
     by_id: dict[str, set[int]] = {}
     for item in items:
         by_id.setdefault(item.task.id, set()).add(item.index)
@@ -178,13 +183,11 @@ def _notes(items: Sequence[Item]) -> list[str]:
             "if they were samples of one"
         )
     if ungraded := sum(i.ungraded for i in items):
-        notes.append(
-            f"{ungraded} episodes have no grade and are in no rate; --resume grades them again"
-        )
+        notes.append(f"{ungraded} episodes have no grade and are in no rate; {again}")
     if failed := sum(_failed(i) for i in items):
         notes.append(
-            f"{failed} episodes failed by our own fault and count as wrong; --resume with "
-            "--retry-failed runs them again"
+            f"{failed} episodes failed by our own fault and count as wrong; --resume "
+            f"{'of the evaluation itself ' if rescored else ''}with --retry-failed runs them again"
         )
     return notes
 

@@ -69,6 +69,9 @@ def run_eval(
         if resume:
             found = survey(resume, steps, retry_failed=retry_failed, whole=whole_parts(config))
         unclosed = [s for s in steps if s.number not in found.closed]
+        if resume:
+            # Before a grade changes: a chunk is closed by its line, which is made of the grades.
+            drop_metrics(out, {s.number for s in unclosed})
         graded = grade_again(config, out, unclosed, report) if found.ungraded else {}
         progress = Progress(report, len(choice.indices) * config.eval.samples, found.present)
         with ExitStack() as stack:
@@ -79,7 +82,6 @@ def run_eval(
                 runner = stack.enter_context(Runner(config, choice, progress, spent, retry_failed))
             last = None
             if resume:
-                drop_metrics(out, {s.number for s in unclosed})
                 last = max((s.number for s in steps), default=0)
             writer = stack.enter_context(RunWriter(out, config, verb="eval", resume_step=last))
             if resume is None:

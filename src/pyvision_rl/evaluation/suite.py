@@ -53,12 +53,12 @@ def settings_overrides(
     """Return the overrides by which a config follows its protocol where it says nothing itself.
 
     Args:
-        config: Names a suite in ``[eval.tasks]``; without one there are none.
+        config: Names a suite in ``[eval.tasks]``, or in ``[tasks]``; without one there are none.
         typed: Keys that a person set by hand.
         from_run: The config is a run's own, in which every key is written: there a key counts as
             set if it has not its default.
     """
-    found = _suite_of(config.eval.tasks)
+    found = _suite_of(evaluated(config))
     if found is None:
         return ()
     suite, protocol = found
@@ -94,13 +94,13 @@ def with_protocol(config: Config, protocol: str) -> Config:
         ConfigError: The config names no suite, the suite has no such protocol, or another grader
             than the suite's scorer grades.
     """
-    found, rewards = _suite_of(config.eval.tasks), config.rewards
+    found, rewards = _suite_of(evaluated(config)), config.rewards
     if found is None:
         raise ConfigError(f"--protocol {protocol}: the run is not of a suite; use --set rewards.…")
     if rewards.name != SUITE:
         raise ConfigError(
             f"--protocol {protocol}: rewards.name is {rewards.name!r}, which grades by no protocol "
-            f'of a suite; set rewards.name = "{SUITE}", and rewards.options as in [eval.tasks]'
+            f'of a suite; set rewards.name = "{SUITE}", and rewards.options as those of the tasks'
         )
     options = {**rewards.options, "protocol": protocol_name(found[0], protocol)}
     return config.model_copy(update={"rewards": rewards.model_copy(update={"options": options})})
@@ -115,7 +115,7 @@ def suite_files(section: TasksConfig) -> tuple[Path, ...]:
     found = _suite_of(section)
     if found is None:
         return ()
-    path = str(section.options.get("path", ""))
+    path = str(section.options.get("path") or section.path)
     return () if path.startswith("hf:") else found[0].files(Path(path))
 
 
@@ -125,13 +125,14 @@ def suite_facts(config: Config) -> Json | None:
     ``protocol`` is that of the scorer, None where something else grades; ``asked_by`` that of the
     tasks.
     """
-    found = _suite_of(config.eval.tasks)
-    if found is None or config.eval.tasks is None:
+    section = evaluated(config)
+    found = _suite_of(section)
+    if found is None or section is None:
         return None
     suite, asked_by = found
     protocol = _scorer(config, suite)
     settings = settings_of(suite, protocol or asked_by)
-    options = config.eval.tasks.options
+    options = section.options
     differs = {
         key: {"protocol": value, "run": _value(config, key)}
         for key, value in asked_keys(settings).items()
@@ -150,12 +151,13 @@ def suite_facts(config: Config) -> Json | None:
 
 
 def suite_report(config: Config, items: Sequence[Item]) -> Json | None:
-    """Return the benchmark's own numbers over the items of a run; None without a suite.
+    """Return the benchmark's own numbers over the items of a run; None if they are of no suite.
 
-    A note says where they are not the numbers of one protocol.
+    A note says where they are not the numbers of one protocol. (The episodes of RL, graded again,
+    are of other tasks than its evaluation.)
     """
-    found = _suite_of(config.eval.tasks)
-    if found is None:
+    found = _suite_of(evaluated(config))
+    if found is None or any(item.task.input.data_source != found[0].name for item in items):
         return None
     suite, asked_by = found
     protocol = _scorer(config, suite)
@@ -195,6 +197,11 @@ def scored(items: Sequence[Item]) -> list[Scored]:
         scores = tuple(s.score or 0.0 for s in counted)
         found.append(Scored(members[0].task, scores, tuple(s.score is None for s in counted)))
     return found
+
+
+def evaluated(config: Config) -> TasksConfig | None:
+    """Return the section of the tasks that an evaluation asks."""
+    return config.eval.tasks or config.tasks
 
 
 def _suite_of(

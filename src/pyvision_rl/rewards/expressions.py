@@ -10,7 +10,7 @@ text. Never raises; runs nothing.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -115,8 +115,8 @@ def same_value(mine: Value, gold: Value, rel_tol: float, abs_tol: float) -> bool
             return True
     if mine.percent != gold.percent:
         ratio = Fraction(100) if mine.percent else Fraction(1, 100)
-        if first * ratio == second:
-            return None
+        signed = replace(mine, value=first * ratio, percent=gold.percent)
+        return None if same_value(signed, gold, rel_tol, abs_tol) else False
     return False
 
 

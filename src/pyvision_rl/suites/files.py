@@ -210,8 +210,10 @@ def stored(folder: Path, name: str) -> Path | bytes | None:
             return folder / one
     for archive in sorted(folder.glob("*.zip")):
         with _opened(archive) as file:
-            inside = set(file.namelist())
-            if found := next((one for one in names if one in inside), None):
+            # As ``_archived`` says: with or without the first folder.
+            inside = {name.partition("/")[2]: name for name in file.namelist()}
+            inside |= {name: name for name in file.namelist()}
+            if found := next((inside[one] for one in names if one in inside), None):
                 return file.read(found)
     return None
 

@@ -136,7 +136,9 @@ def _item(table: Table, number: int, name: str, folder: Path) -> Item:
     if kind == "ocr":
         answer = _CORRECTIONS.get(PurePosixPath(image).name, answer)
     facts: dict[str, Fact] = {"task": kind, "image_1": image}
-    if options := options_of(prompt):
+    options = options_of(prompt)
+    # A list without the reference among its letters was not read to its end.
+    if options and (not tirbench_rules.is_letters(answer) or set(answer.lower()) <= set(options)):
         facts["options"] = tuple(options.values())
     if tirbench_rules.is_letters(answer):
         facts["letter"] = answer

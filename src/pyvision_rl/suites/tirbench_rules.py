@@ -115,7 +115,7 @@ def official(task: Task, final: Final) -> Grade:
 def _letters(answer: str, gold: str, options: Sequence[str]) -> Grade:
     """Strict grade of one or several options; only what the prompt lists can be an option."""
     if len(gold) == 1:
-        if options:
+        if gold in choices.letters(options):
             return choices.grade(answer, gold, options)
         right = match(answer, gold, "letter").correct
         return Grade(float(right), right, "letter")

@@ -85,7 +85,7 @@ def main() -> int:
     if demos:
         title = f"{config}: {len(demos)} seeds, each with its own cold start; thin lines are seeds"
         rows = {int(seed): found for seed, found in result["rows"].items()}
-        kind = KINDS[KIND_OF.get(config, "image")]
+        kind = KINDS[kind_of(config)]
         draw(work, rows, options.json.with_suffix(".png"), title=title, kind=kind)
     print(text)
     return 0 if all(c["passed"] for c in result["criteria"]) else 1
@@ -93,7 +93,12 @@ def main() -> int:
 
 def planned(seed: int, config: str, quick: bool) -> Plan:
     """Return the demo of one seed."""
-    return Plan(seed, config, quick, kind=KIND_OF.get(config, "image"))
+    return Plan(seed, config, quick, kind=kind_of(config))
+
+
+def kind_of(config: str) -> str:
+    """Return the kind of demo that an RL config, or its file, belongs to."""
+    return KIND_OF.get(Path(config).stem, "image")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -133,7 +138,7 @@ def run_seeds(
         # One process at a time: the seeds share the cores.
         command = [sys.executable, "-m", "pyvision_rl.demo", "--seed", str(seed)]
         command += ["--out", str(folder), "--jobs", "1", "--threads", "1", "--rl-config", config]
-        command += ["--kind", KIND_OF.get(config, "image")]
+        command += ["--kind", kind_of(config)]
         command += ["--quick"] if quick else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         print(f"seed {seed}: exit code {done.returncode}", file=sys.stderr, flush=True)
@@ -184,11 +189,11 @@ def summarize(
     config: str,
 ) -> dict[str, Any]:
     """Return rows, spreads and criteria of the seeds that finished."""
-    kind = KIND_OF.get(config, "image")
+    kind = kind_of(config)
     rows = {seed: row(demo, kind) for seed, demo in demos.items()}
     names = list(next(iter(rows.values()), {}))
     spreads = {name: spread([r[name] for r in rows.values()]) for name in names}
-    goal = "learn" if "learn" in config else {"image": "keep"}.get(kind, kind)
+    goal = "learn" if "learn" in Path(config).stem else {"image": "keep"}.get(kind, kind)
     criteria = check(rows, spreads, num_seeds=len(seeds), goal=goal)
     return {
         "benchmark": "demo",

@@ -236,7 +236,7 @@ def _pvrl(verb: str, config: Mapping[str, Any], out: Path) -> None:
         subprocess.CalledProcessError: It failed; its log lies beside the folder.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    file, log = out.with_suffix(".json"), out.with_suffix(".log")
+    file, log = (out.with_name(f"{out.name}{ending}") for ending in (".json", ".log"))
     # A run that was stopped has a ``final`` too, of half its steps.
     unfinished = out.with_name(f"{out.name}.part")
     words = [str(file), "--out", str(unfinished)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -138,7 +139,10 @@ def _decode(file: Path | IO[bytes], name: str) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """The image upright, opaque and in 8-bit RGB; may be ``image`` itself."""
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    # Pillow raises any type on EXIF that it cannot read: the picture is taken as upright.
+    with suppress(Exception):
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         # Pillow clips 16-bit grey at 255 on conversion: nearly every pixel would turn white.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")

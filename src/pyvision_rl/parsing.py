@@ -27,6 +27,8 @@ _CONTROL = re.compile(
 _ANSWER_TAG = re.compile(r"<(/?)answer>")
 _CODE_TAG = re.compile(r"<(/?)code>")
 # A backslash guards the character behind it: the braces of \{1, 2\} are part of the answer.
+_NEXT_QUOTED = re.compile(r"""\S(['"`])[\s,;&/]+(?:(?:and|or)\s+)?\1\S""")
+"""Where one quoted text ends and the next begins."""
 _BRACE = re.compile(r"(?P<boxed>\\boxed\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
 _FENCE = re.compile(
     r"(?P<line>^[ \t]*)?```(?P<python>(?:python3?|py)\b)?(?P<end>[ \t]*\r?(?=\n|\Z))?",
@@ -113,10 +115,11 @@ def _last_boxed(block: str) -> str | None:
 
 
 def _unquoted(answer: str) -> str:
-    """The answer without one pair of quotes around it."""
-    if len(answer) >= 2 and answer[0] == answer[-1] and answer[0] in "'\"`":
-        return answer[1:-1].strip()
-    return answer
+    """The answer without one pair of quotes around all of it."""
+    if len(answer) < 2 or answer[0] != answer[-1] or answer[0] not in "'\"`":
+        return answer
+    # Not 'A', 'C' and not "STOP" and "GO": there the outer signs do not belong together.
+    return answer if _NEXT_QUOTED.search(answer[1:-1]) else answer[1:-1].strip()
 
 
 def _last_fence(text: str) -> tuple[int, int] | None:

@@ -143,6 +143,8 @@ def load_template(
             raise ConfigError(
                 f"{where}: line {number}: unknown condition {{{line.condition}?}}; known: {known}"
             )
+        if any(isinstance(p, str) and _CONDITION.search(p) for p in line.pieces):
+            raise ConfigError(f"{where}: line {number}: a condition stands first, and alone")
     return template
 
 

@@ -122,6 +122,9 @@ def test_a_run_that_was_stopped_goes_on_and_is_there_only_when_it_is_done(tmp_pa
     out.rename(unfinished)
     (unfinished / "result.json").unlink()
 
+    _pvrl("eval", config, out.with_name("eval.2"))
+    assert sorted(file.name for file in out.parent.glob("*.json")) == ["eval.2.json", "eval.json"]
+
     _pvrl("eval", {"not": "read again"}, out)
     assert json.loads((out / "result.json").read_text())["overall"] == json.loads(result)["overall"]
     assert not unfinished.exists()

@@ -783,3 +783,12 @@ def test_the_quick_demo_runs_end_to_end(tmp_path: Path) -> None:
     assert result["plan"]["quick"] is True
     assert "the numbers mean nothing" in done.stdout
     assert [s["name"] for s in result["stages"]][-1] == "figure and page"
+
+
+def test_a_start_is_forced_to_the_letter(tmp_path: Path) -> None:
+    config = load_config(find_config("tiny_image_rl"))
+    text = 'it\'s "code":\n```python\n'
+    odd = config.model_copy(update={"probe": config.probe.model_copy(update={"tool_start": text})})
+    commands = [c for _, group in stages(Plan(7), tmp_path, odd) for c in group]
+    (last,) = [c for c in commands if c.name == "eval-tool_reward-tool"]
+    assert load_config(find_config(last.config), last.overrides).eval.forced_start == text

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pyvision_rl.errors import TaskError
 from pyvision_rl.media import (
@@ -71,6 +71,18 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     image.save(tmp_path / "a.png", exif=exif)
     upright = image.transpose(Image.Transpose.ROTATE_270)
     assert file_media(tmp_path / "a.png") == image_media(upright)
+
+
+def test_exif_that_cannot_be_read_costs_no_picture(tmp_path: Path) -> None:
+    image = noise(6, 3)
+    image.save(tmp_path / "a.png", exif=b"Exif\0\0no header of a TIFF file")
+    with pytest.raises(SyntaxError):
+        ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    assert file_media(tmp_path / "a.png") == image_media(image)
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TaskError, match="not a readable image"):
+        file_media(tmp_path / "cut.png")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -100,6 +101,34 @@ def test_numbers_out_of_range_are_told_as_decord_tells_them(reader, ask, words):
     with pytest.raises(IndexError) as caught:
         ask(reader)
     assert str(caught.value) == words
+
+
+def test_a_frame_s_number_may_be_any_whole_number(reader, frames):
+    for number in (5.0, np.float32(5), np.array(5), np.int8(5), Fraction(5)):
+        assert same(reader[number].asnumpy(), frames[5])
+    assert same(reader[np.array(-1)].asnumpy(), frames[-1])
+    with pytest.raises(TypeError, match=r"a frame's number is a whole number, not 5\.5"):
+        reader[5.5]
+
+
+def test_a_recording_that_begins_within_a_group_of_pictures_is_read(tmp_path, frames):
+    import av
+
+    # Frames shown before their key frame, but stored behind it, refer to what was cut off.
+    options = {"x265-params": "open-gop=1:keyint=8:min-keyint=8:bframes=3:log-level=none"}
+    whole = write_clip(tmp_path / "whole.mkv", frames, codec="libx265", **options)
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "cut.mkv"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        keys = 0
+        for packet in source.demux(video=0):
+            keys += packet.is_keyframe
+            if packet.dts is not None and keys > 1:
+                packet.stream = stream
+                target.mux(packet)
+    cut = video.VideoReader(str(tmp_path / "cut.mkv"))
+    assert cut[0].shape == frames[0].shape or len(cut) < NUM
+    last = cut[len(cut) - 1].asnumpy().astype(int)
+    assert np.abs(last - frames[-1]).mean() < 12
 
 
 def test_frames_follow_each_other(reader, frames):

@@ -7,6 +7,7 @@ name, each as ``pvrl eval`` writes it. Saves loading torch anew for every evalua
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def main() -> int:
     try:
         for start in options.start:
             name, _, text = start.partition("=")
-            config = load_config(source, [*options.set, f"eval.forced_start='{text}'"])
+            config = load_config(source, [*options.set, f"eval.forced_start={json.dumps(text)}"])
             run_eval(config, options.out / name, report=_report)
     except PVRLError as error:
         _report(str(error))

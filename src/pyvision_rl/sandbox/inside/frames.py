@@ -211,8 +211,12 @@ class FrameReader:
 
     @functools.cached_property
     def _shape(self) -> tuple[int, int, int]:
-        """Width, height and rotation, read off the first frame."""
-        [(_, frame)] = self.frames([0])
+        """Width, height and rotation, read off the first key frame.
+
+        What stands before it may refer to frames that were cut off, and is lost then.
+        """
+        keys = self._index.keys
+        [(_, frame)] = self.frames([int(keys[0]) if len(keys) else 0])
         turned = -frame.rotation % 360
         turned = turned if turned % 90 == 0 else 0
         size = (frame.width, frame.height)

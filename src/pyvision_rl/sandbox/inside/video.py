@@ -82,7 +82,10 @@ class VideoReader:
         if isinstance(index, slice):
             return self.get_batch(range(*index.indices(len(self))))
         if not isinstance(index, (int, np.integer)):
-            return self.get_batch(index)
+            if np.ndim(index):
+                return self.get_batch(index)
+            if int(index) != index:
+                raise TypeError(f"a frame's number is a whole number, not {index!r}")
         number = int(index) + (len(self) if index < 0 else 0)
         if not 0 <= number < len(self):
             raise IndexError(f"Index: {number} out of bound: {len(self)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from pyvision_rl import policy as policies
@@ -165,18 +165,7 @@ def assemble(
 
 def sandbox_limits(config: SandboxConfig) -> SandboxLimits:
     """Return the per-block limits of a sandbox section."""
-    return SandboxLimits(
-        cpu_s=config.cpu_s,
-        wall_s=config.wall_s,
-        grace_s=config.grace_s,
-        memory_mb=config.memory_mb,
-        scratch_mb=config.scratch_mb,
-        max_output_chars=config.max_output_chars,
-        max_images=config.max_images,
-        max_pixels=config.max_pixels,
-        max_aspect=config.max_aspect,
-        figure=config.figure,
-    )
+    return SandboxLimits(**{f.name: getattr(config, f.name) for f in fields(SandboxLimits)})
 
 
 def _data_sources(config: Config) -> frozenset[str]:

@@ -27,9 +27,9 @@ _CONTROL = re.compile(
 _ANSWER_TAG = re.compile(r"<(/?)answer>")
 _CODE_TAG = re.compile(r"<(/?)code>")
 # A backslash guards the character behind it: the braces of \{1, 2\} are part of the answer.
+_BRACE = re.compile(r"(?P<boxed>\\boxed\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
 _NEXT_QUOTED = re.compile(r"""\S(['"`])[\s,;&/]+(?:(?:and|or)\s+)?\1\S""")
 """Where one quoted text ends and the next begins."""
-_BRACE = re.compile(r"(?P<boxed>\\boxed\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
 _FENCE = re.compile(
     r"(?P<line>^[ \t]*)?```(?P<python>(?:python3?|py)\b)?(?P<end>[ \t]*\r?(?=\n|\Z))?",
     re.MULTILINE | re.IGNORECASE,
@@ -119,7 +119,8 @@ def _unquoted(answer: str) -> str:
     if len(answer) < 2 or answer[0] != answer[-1] or answer[0] not in "'\"`":
         return answer
     # Not 'A', 'C' and not "STOP" and "GO": there the outer signs do not belong together.
-    return answer if _NEXT_QUOTED.search(answer[1:-1]) else answer[1:-1].strip()
+    inner = answer[1:-1]
+    return answer if any(m[1] == answer[0] for m in _NEXT_QUOTED.finditer(inner)) else inner.strip()
 
 
 def _last_fence(text: str) -> tuple[int, int] | None:

@@ -227,6 +227,19 @@ def test_an_archive_with_a_first_folder_of_its_own_is_read_as_it_is_checked(tmp_
         for name, content in held.items():
             archive.writestr(f"TIR-Bench-main/{name}", content)
     assert listed(TIRBench().tasks(folder, "")) == plain
+    # What is there by its very name comes before what another archive has in a folder.
+    with zipfile.ZipFile(folder / "a-first.zip", "w") as archive:
+        for name in held:
+            archive.writestr(f"annotated/{name}", minis.encoded(minis.drawn(99)))
+    with zipfile.ZipFile(folder / "data.zip", "w") as archive:
+        for name, content in held.items():
+            archive.writestr(name, content)
+    assert listed(TIRBench().tasks(folder, "")) == plain
+    with zipfile.ZipFile(folder / "data.zip", "w") as archive:
+        for name, content in held.items():
+            archive.writestr(f"TIR-Bench-main/{name}", content)
+    with pytest.raises(TaskError, match=r"is there 2 times: a-first\.zip: annotated/data"):
+        listed(TIRBench().tasks(folder, ""))
 
 
 def test_a_list_that_was_not_read_to_the_reference_is_none(tmp_path):

@@ -285,6 +285,14 @@ def test_what_utf8_does_not_have_is_spelt_out(folder: Path) -> None:
     assert "b\\ud800.png: not a readable image" in result.output, result.output
 
 
+def test_the_next_command_is_read_as_it_was_meant(folder: Path) -> None:
+    images = folder / "2024"
+    images.mkdir()
+    (folder / "red.png").rename(images / "red.png")
+    result = pvrl("check", "tasks", write(record(0)), "--media-root", "2024", "--quick")
+    assert result.stdout.splitlines()[-1].endswith("--set 'tasks.options.media_root=\"2024\"'")
+
+
 def test_a_media_root_is_for_a_file_alone(folder: Path) -> None:
     Path("c.toml").write_text('[tasks]\nname = "published"\npath = "data.json"\n')
     result = pvrl("check", "tasks", "c.toml", "--media-root", "x")

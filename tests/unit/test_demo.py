@@ -787,7 +787,7 @@ def test_the_quick_demo_runs_end_to_end(tmp_path: Path) -> None:
 
 def test_a_start_is_forced_to_the_letter(tmp_path: Path) -> None:
     config = load_config(find_config("tiny_image_rl"))
-    text = 'it\'s "code":\n```python\n'
+    text = 'it\'s 👀 "code":\n```python\n'
     odd = config.model_copy(update={"probe": config.probe.model_copy(update={"tool_start": text})})
     commands = [c for _, group in stages(Plan(7), tmp_path, odd) for c in group]
     (last,) = [c for c in commands if c.name == "eval-tool_reward-tool"]

@@ -87,6 +87,7 @@ def test_indented_block_is_made_flush_and_inner_indent_is_kept() -> None:
         (answer(r"\boxed{'John's car'}"), "John's car"),
         (answer(r"\boxed{'rock 'n' roll'}"), "rock 'n' roll"),
         (answer(r"\boxed{'A, C'}"), "A, C"),
+        (answer(r"""\boxed{"the words 'yes' and 'no'"}"""), "the words 'yes' and 'no'"),
         (answer("plain"), "plain"),
         (answer(r"\boxed{unclosed"), r"\boxed{unclosed"),
         (answer(r"\boxed{1}") + answer(r"\boxed{2}"), "2"),

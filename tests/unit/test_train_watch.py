@@ -114,6 +114,8 @@ def names_of(alarms: list[Alarm]) -> list[str]:
 def test_where_too_few_groups_were_drawn_no_cause_is_blamed() -> None:
     few = {"groups": 2.0, "groups_trained": 2.0, "groups_all_right": 0.0, "groups_all_wrong": 0.0}
     assert feed(watch({"selection": {"groups_per_step": 16}}), (10, HEALTHY | few)) == []
+    one_right = few | {"groups": 8.0, "groups_trained": 7.0, "groups_all_right": 1 / 8}
+    assert feed(watch({"selection": {"groups_per_step": 16}}), (10, HEALTHY | one_right)) == []
 
 
 def test_shares_of_the_groups_that_were_judged_are_not_shares_of_all() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -104,9 +105,18 @@ def check_tasks(
     then = f"pvrl rollout {target}"
     if alone and config.tasks is not None:
         sets = [f"tasks.name={config.tasks.name}", f"tasks.path={target}"]
-        sets += [f"tasks.options.{key}={value}" for key, value in config.tasks.options.items()]
+        sets += [f"tasks.options.{k}={_as_text(v)}" for k, v in config.tasks.options.items()]
         then = "pvrl rollout CONFIG " + " ".join(f"--set {shlex.quote(word)}" for word in sets)
     _finish("tasks", target, findings, as_json=as_json, show=show, more=more, then=then)
+
+
+def _as_text(value: str) -> str:
+    """Return a text as ``--set`` reads it: in quotes where it would be a number, or true."""
+    try:
+        read = tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        return value
+    return value if read == value else json.dumps(value, ensure_ascii=False)
 
 
 @app.command("conversations")

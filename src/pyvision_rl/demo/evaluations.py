@@ -28,7 +28,9 @@ def main() -> int:
     try:
         for start in options.start:
             name, _, text = start.partition("=")
-            config = load_config(source, [*options.set, f"eval.forced_start={json.dumps(text)}"])
+            config = load_config(
+                source, [*options.set, f"eval.forced_start={json.dumps(text, ensure_ascii=False)}"]
+            )
             run_eval(config, options.out / name, report=_report)
     except PVRLError as error:
         _report(str(error))

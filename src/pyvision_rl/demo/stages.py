@@ -147,7 +147,7 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
     starts = {"free": "", "tool": config.probe.tool_start, "direct": config.probe.direct_start}
 
     def alone(name: str, model: Path, mode: str) -> Command:
-        forced = f"eval.forced_start={json.dumps(starts[mode])}"
+        forced = f"eval.forced_start={json.dumps(starts[mode], ensure_ascii=False)}"
         sets = (seed, f"policy.model={model}", forced, *small_rl)
         folder = out / "eval" / name / mode
         return Command(f"eval-{name}-{mode}", _pvrl("eval"), plan.rl_config, folder, sets)

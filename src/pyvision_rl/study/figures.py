@@ -53,8 +53,9 @@ _LEGEND_COLUMNS = 4
 _MAX_WITH_SEEDS = 4
 """Variants in a figure; with more of them single seeds would hide the means."""
 Curve = Mapping[int, float]
-Range = tuple[float, float]
 """Step -> value."""
+Range = tuple[float, float]
+"""The lowest and the highest of some values."""
 
 
 @dataclass(frozen=True, slots=True)

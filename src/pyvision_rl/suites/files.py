@@ -203,18 +203,30 @@ def _variants(name: str) -> tuple[str, ...]:
 
 
 def stored(folder: Path, name: str) -> Path | bytes | None:
-    """Return a file of a folder, or its bytes where only an archive of the folder has it."""
+    """Return a file of a folder, or its bytes where only an archive of the folder has it.
+
+    An archive may have a first folder of its own, if no other member would then fit as well.
+
+    Raises:
+        TaskError: Several fit.
+    """
     names = _variants(name)
     for one in names:
         if (folder / one).is_file():
             return folder / one
+    deeper: list[tuple[Path, str]] = []
     for archive in sorted(folder.glob("*.zip")):
         with _opened(archive) as file:
-            # As ``_archived`` says: with or without the first folder.
-            inside = {name.partition("/")[2]: name for name in file.namelist()}
-            inside |= {name: name for name in file.namelist()}
-            if found := next((inside[one] for one in names if one in inside), None):
+            inside = file.namelist()
+            if found := next((one for one in names if one in inside), None):
                 return file.read(found)
+            deeper += [(archive, one) for one in inside if one.partition("/")[2] in names]
+    if len(deeper) > 1:
+        places = ", ".join(f"{archive.name}: {one}" for archive, one in deeper[:3])
+        raise TaskError(f"{name!r} is there {len(deeper)} times: {places}")
+    for archive, one in deeper:
+        with _opened(archive) as file:
+            return file.read(one)
     return None
 
 

@@ -9,7 +9,7 @@ batches of short direct answers, and the last ones would decide whether the mode
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -68,12 +68,12 @@ class StageData:
         self.held_out: list[Segments] = []
         """Examples that are measured and never trained on."""
         if stage.eval_share:
+            # A prompt may come from several sources: two teachers, or two samplings of one.
+            unseen: set[Segment] = set()
             for i, source in enumerate(self._sources):
                 seed = (config.seed, index, i, _HOLD_OUT)
-                self._sources[i], held_out = hold_out(source, stage.eval_share, seed)
-                self.held_out += held_out
-            # A prompt may come from several sources: two teachers, or two samplings of one.
-            unseen = {segments[0] for segments in self.held_out}
+                _, held_out = hold_out(source, stage.eval_share, seed, unseen)
+                unseen |= {segments[0] for segments in held_out}
             for i, source in enumerate(self._sources):
                 self.held_out += [each for each in source if each[0] in unseen]
                 self._sources[i] = [each for each in source if each[0] not in unseen]
@@ -117,7 +117,10 @@ def _fitting(
 
 
 def hold_out(
-    examples: Sequence[Segments], share: float, seed: Sequence[int]
+    examples: Sequence[Segments],
+    share: float,
+    seed: Sequence[int],
+    unseen: Collection[Segment] = (),
 ) -> tuple[list[Segments], list[Segments]]:
     """Return (those to train on, those held out), both in their order.
 
@@ -126,25 +129,22 @@ def hold_out(
 
     Args:
         examples: In any order.
-        share: Of the examples. A prompt of more examples than are missing is passed over; if those
-            that fit are not enough, the smallest of the others makes up for it.
+        share: Of the examples. A prompt of more examples than are missing is passed over, so that
+            it may be a little less; where none fits, the smallest is taken.
         seed: Equal seeds, equal splits.
+        unseen: Prompts that are held out already.
     """
     by_prompt: dict[Segment, list[int]] = {}
     for place, segments in enumerate(examples):
         by_prompt.setdefault(segments[0], []).append(place)
-    groups = list(by_prompt.values())
     wanted = math.ceil(share * len(examples))
-    chosen: set[int] = set()
-    passed: list[list[int]] = []
+    chosen = {place for prompt in unseen for place in by_prompt.pop(prompt, ())}
+    groups = list(by_prompt.values())
     for number in np.random.default_rng(tuple(seed)).permutation(len(groups)):
-        group = groups[number]
-        if len(chosen) + len(group) <= wanted:
-            chosen.update(group)
-        else:
-            passed.append(group)
-    if len(chosen) < wanted:
-        smallest = min(passed, key=len)
+        if len(chosen) + len(groups[number]) <= wanted:
+            chosen.update(groups[number])
+    if not chosen:
+        smallest = min(groups, key=len)
         chosen.update(smallest)
     kept = [e for place, e in enumerate(examples) if place not in chosen]
     return kept, [examples[place] for place in sorted(chosen)]

@@ -17,7 +17,7 @@ from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.types import Task, TaskInput
 
 _LOOK_AHEAD = 8
-"""How far a round looks for tasks of another kind, in rounds: so many it puts back at most."""
+"""How far a round looks for tasks of another kind, in rounds: so many it puts back or passes by."""
 
 
 @dataclass(slots=True)
@@ -40,7 +40,8 @@ class TaskStream:
         """Return the next ``number`` tasks; one that cannot be read is skipped and noted.
 
         Tasks beyond ``max_per_round`` are put back and offered first next time; others are looked
-        for in their place, at most eight rounds ahead. What is not found is missing.
+        for in their place, at most eight rounds ahead. What is not found is missing. A task that
+        still waits is passed by when the next epoch comes to it.
 
         Raises:
             TaskError: A whole epoch has no readable task.
@@ -49,13 +50,18 @@ class TaskStream:
         misses = 0
         room = dict(self.max_per_round)
         waiting, self._held = self._held[::-1], []
-        most = len(waiting) + _LOOK_AHEAD * number
-        while len(drawn) < number and (waiting or len(self._held) < most):
+        waits = {self._index(position) for position, _ in waiting}
+        looked = 0
+        while len(drawn) < number and (waiting or looked < _LOOK_AHEAD * number):
             position, known = waiting.pop() if waiting else (self.position, ())
-            self.position = max(self.position, position + 1)
             if not _fits(known, room):
                 self._held.append((position, known))
                 continue
+            if position == self.position:
+                self.position += 1
+                if self._index(position) in waits:
+                    looked += 1
+                    continue
             try:
                 task = self._read(position)
             except TaskError as error:
@@ -68,15 +74,21 @@ class TaskStream:
             misses = 0
             if _fits(kinds(task.input), room):
                 drawn.append(task)
+                waits.discard(self._index(position))
                 room = {k: n - (k in kinds(task.input)) for k, n in room.items()}
             else:
+                looked += 1
+                waits.add(self._index(position))
                 self._held.append((position, kinds(task.input)))
         self._held += waiting[::-1]
         return drawn
 
-    def _read(self, position: int) -> Task:
+    def _index(self, position: int) -> int:
         epoch, index = divmod(position, self.count)
-        task = self.tasks[_shuffled(index, self.count, derive_seed(self.seed, epoch))]
+        return _shuffled(index, self.count, derive_seed(self.seed, epoch))
+
+    def _read(self, position: int) -> Task:
+        task = self.tasks[self._index(position)]
         self.check(task.input)
         return task
 

@@ -92,8 +92,9 @@ def _unfilled(past: _Past, cause: str) -> float | None:
     # Nothing good is left over where an update lacks some.
     shares = {"right": right, "wrong": wrong, "filters": 1 - right - wrong - trained / found}
     most = max(shares, key=lambda name: shares[name])
-    # Where too few were drawn, none of them took any.
-    return 1 - trained / most_wanted if cause == most and shares[most] > 0 else 0.0
+    # Where too few were drawn, none of them took most of what is missing.
+    lost = found - trained >= (most_wanted - trained) / 2
+    return 1 - trained / most_wanted if cause == most and lost else 0.0
 
 
 def _not_graded(past: _Past) -> float | None:

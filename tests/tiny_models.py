@@ -21,9 +21,9 @@ from pyvision_rl.models.load import load_model
 from pyvision_rl.types import Media, Segment
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
-ROUNDING = 1e-5 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 2e-5
+ROUNDING = 2e-5
 """How far apart float32 log-probabilities of one text may lie that went through batches of other
-shapes. With narrower vectors more partial sums are added up: 1.1e-5 measured with AVX2."""
+shapes: 1.1e-5 measured with AVX2, 1.2e-5 with AVX-512, and less than 1e-5 on most machines."""
 _TEXTS = (
     "<|im_start|>user\nWhich digit is in the top left corner of the picture?<|im_end|>\n",
     "<code>\n```python\nplt.imshow(image_clue_0.crop((0, 0, 64, 64)))\nplt.show()\n```\n</code>",

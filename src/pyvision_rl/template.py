@@ -143,7 +143,8 @@ def load_template(
             raise ConfigError(
                 f"{where}: line {number}: unknown condition {{{line.condition}?}}; known: {known}"
             )
-        if any(isinstance(p, str) and _CONDITION.search(p) for p in line.pieces):
+        text = "".join(piece for piece in line.pieces if isinstance(piece, str))
+        if not set(_CONDITION.findall(text)).isdisjoint(conditions):
             raise ConfigError(f"{where}: line {number}: a condition stands first, and alone")
     return template
 

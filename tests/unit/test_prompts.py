@@ -417,7 +417,7 @@ def test_lone_surrogates_are_replaced() -> None:
         ("{query}{images}{width}", "unknown placeholder {width}"),
         ("{query}{images}\nput it in \x08oxed{}", "line 2 holds the control character U+0008"),
         ("{query}\n{image?}{images}", "line 2: unknown condition {image?}; known: {images?}, {hid"),
-        ("{query}\n{images?}{hidden?}{images}", "line 2: a condition stands first, and alone"),
+        ("{query}\n{images?}{videos?}{images}", "line 2: a condition stands first, and alone"),
         ("{query}{images}\n  {images?}- look", "line 2: a condition stands first, and alone"),
         ("{query}{images}\r", "line 1 holds the control character U+000D"),
         ("{query}{images}\x85", "U+0085"),

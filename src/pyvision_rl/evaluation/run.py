@@ -80,9 +80,7 @@ def run_eval(
             if resume is None or found.missing:
                 spent = sum(stats.get("judge_calls", 0.0) for stats in graded.values())
                 runner = stack.enter_context(Runner(config, choice, progress, spent, retry_failed))
-            last = None
-            if resume:
-                last = max((s.number for s in steps), default=0)
+            last = max((s.number for s in steps), default=0) if resume else None
             writer = stack.enter_context(RunWriter(out, config, verb="eval", resume_step=last))
             if resume is None:
                 # Not before: a folder with a lock in it would be a used one.

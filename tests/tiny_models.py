@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from pyvision_rl.config import NewModelConfig, VisionConfig
@@ -23,7 +22,7 @@ from pyvision_rl.types import Media, Segment
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 ROUNDING = 2e-5
 """How far apart float32 log-probabilities of one text may lie that went through batches of other
-shapes: 1.1e-5 measured with AVX2, 1.2e-5 with AVX-512, and less than 1e-5 on most machines."""
+shapes: 1.1e-5 measured with AVX2, 1.2e-5 with AVX-512."""
 _TEXTS = (
     "<|im_start|>user\nWhich digit is in the top left corner of the picture?<|im_end|>\n",
     "<code>\n```python\nplt.imshow(image_clue_0.crop((0, 0, 64, 64)))\nplt.show()\n```\n</code>",

@@ -708,5 +708,6 @@ def test_a_quick_study_of_the_tiny_model_runs_end_to_end(tmp_path: Path) -> None
     assert "the numbers mean nothing" in (out / "tables.md").read_text()
     assert (out / "figures/dynamics.png").exists()
     # All that a run writes may be drawn.
-    lines = [json.loads(x) for f in out.glob("variants/*/*/rl/m*.jsonl") for x in f.open()]
+    lines = [json.loads(x) for f in out.glob("variants/*/*/rl/m*.jsonl")
+             for x in f.read_text().splitlines()]  # fmt: skip
     assert {n for line in lines for n in line if panel_names(n)} == {"step", "time"}

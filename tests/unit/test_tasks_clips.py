@@ -728,3 +728,6 @@ def test_a_missing_package_is_an_error_that_names_its_extra(package: str) -> Non
     assert done.returncode == 1
     assert f"the task set 'clips' needs {package}, which is not installed" in done.stderr
     assert "pyvision-rl[" in done.stderr
+    # An ImportError as its cause makes it a note of ``pvrl check``, not a failure.
+    assert "ModuleNotFoundError" in done.stderr
+    assert "direct cause" in done.stderr

@@ -92,7 +92,8 @@ def digits_file(where: str) -> Path:
     """
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise missing(ModuleNotFoundError(name="sklearn"), where)
+        error = ModuleNotFoundError(name="sklearn")
+        raise missing(error, where) from error  # the cause makes it a note of `pvrl check`
     return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 

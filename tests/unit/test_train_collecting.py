@@ -93,6 +93,10 @@ def test_videos_can_be_capped() -> None:
     assert [letters(made.take(2)) for _ in range(2)] == ["iv", "iv"]
 
 
+def test_a_task_that_waits_is_not_taken_for_an_unreadable_one() -> None:
+    assert len(stream("!v", v=1).take(2)) == 1
+
+
 def test_where_there_is_no_other_kind_the_round_is_short_and_nothing_is_lost() -> None:
     made = stream("v" * 100, v=2)
     rounds = [made.take(4) for _ in range(50)]

@@ -60,7 +60,7 @@ class TaskStream:
             if position == self.position:
                 self.position += 1
                 if self._index(position) in waits:
-                    looked += 1
+                    looked, misses = looked + 1, 0  # it was readable
                     continue
             try:
                 task = self._read(position)

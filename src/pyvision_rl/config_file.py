@@ -164,7 +164,7 @@ def _apply(raw: dict[str, Any], override: str) -> tuple[str, ...]:
         last = depth == len(path) - 1
         if isinstance(node, dict):
             if last:
-                node[part] = _value(text)
+                node[part] = read_value(text)
             # A resolved config holds null for a section that was left out.
             if node.get(part) is None:
                 node[part] = {}
@@ -178,7 +178,7 @@ def _apply(raw: dict[str, Any], override: str) -> tuple[str, ...]:
                 f"--set {override}: {where} is a list of {len(node)}; {part!r} is no index of it"
             )
         if last:
-            node[int(part)] = _value(text)
+            node[int(part)] = read_value(text)
         node = node[int(part)]
     return path
 
@@ -196,7 +196,17 @@ def _key_path(key: str) -> tuple[str, ...]:
     return tuple(path)
 
 
-def _value(text: str) -> Any:
+def toml_value(value: Any) -> str:
+    """Return a value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key)} = {toml_value(v)}" for key, v in value.items())
+        return "{ " + ", ".join(pairs) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def read_value(text: str) -> Any:
     """Return ``text`` read as a TOML value; as plain text if it is none."""
     try:
         table = tomllib.loads(f"value = {text}")

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from pyvision_rl.absent import no_file
 from pyvision_rl.conversations import Conversation, learnable, spoken, turn_of
 from pyvision_rl.errors import ConfigError, RunError, TaskError
 from pyvision_rl.media import file_media, write_png
@@ -204,8 +205,6 @@ def _value(parts: Sequence[Part]) -> str:
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (number, record), or (number, what is wrong) where a line holds none."""
     if not path.is_file():
-        from pyvision_rl.absent import no_file
-
         raise ConfigError(no_file(path))
     if path.suffix == ".jsonl":
         yield from read_jsonl(path)

@@ -34,7 +34,7 @@ from pyvision_rl.train.ema import AveragingLearner
 from pyvision_rl.train.interrupts import Interrupted
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.sft import mean_nll, run_sft
-from pyvision_rl.train.sft_data import Epochs, StageData, hold_out, load_source
+from pyvision_rl.train.sft_data import Epochs, Segments, StageData, hold_out, load_source
 from pyvision_rl.types import Segment
 
 
@@ -200,6 +200,14 @@ def test_an_average_needs_exact_weights_and_its_own_checkpoint(source: Path, pai
         AveragingLearner(model, SMALL, decay=0.5).load_state_dict(state)
 
 
+def split(
+    examples: list[Segments], share: float, seed: tuple[int, ...]
+) -> tuple[list[Segments], list[Segments]]:
+    """Those to train on and those held out, in their order."""
+    unseen = hold_out(examples, share, seed)
+    return [e for e in examples if e[0] not in unseen], [e for e in examples if e[0] in unseen]
+
+
 def example(prompt: int, number: int) -> tuple[Segment, ...]:
     return Segment((prompt,), False), Segment((number,), True, (0.0,))
 
@@ -213,7 +221,7 @@ def test_what_is_held_out_shares_no_prompt_with_what_is_learnt(
     prompts: list[int], share: float, seed: int
 ) -> None:
     examples = [example(prompt, number) for number, prompt in enumerate(prompts)]
-    kept, held = hold_out(examples, share, (seed,))
+    kept, held = split(examples, share, (seed,))
     assert Counter(kept + held) == Counter(examples)
     assert not {e[0] for e in kept} & {e[0] for e in held}
     wanted, sizes = math.ceil(share * len(examples)), Counter(prompts).values()
@@ -221,17 +229,17 @@ def test_what_is_held_out_shares_no_prompt_with_what_is_learnt(
     # What was left does not fit.
     left = Counter(e[0] for e in kept).values()
     assert all(len(held) + size > wanted for size in left)
-    assert (kept, held) == hold_out(examples, share, (seed,))
+    assert (kept, held) == split(examples, share, (seed,))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_prompt_of_many_examples_is_held_out_only_where_nothing_smaller_is(seed: int) -> None:
     many = [example(0, number) for number in range(100)]
     singles = [example(prompt, 0) for prompt in range(1, 101)]
-    assert len(hold_out([*many, *singles], 0.02, (seed,))[1]) == 4
+    assert len(split([*many, *singles], 0.02, (seed,))[1]) == 4
     # The three singles are less than the half; the hundred would leave next to nothing.
-    assert len(hold_out([*many, *singles[:3]], 0.5, (seed,))[1]) == 3
-    assert len(hold_out([*many, *many[:0]], 0.5, (seed,))[0]) == 0
+    assert len(split([*many, *singles[:3]], 0.5, (seed,))[1]) == 3
+    assert len(split([*many, *many[:0]], 0.5, (seed,))[0]) == 0
 
 
 HELD = {"eval_share": 0.4, "eval_every": 2, "steps": 5}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,7 +28,7 @@ from pyvision_rl.cli.execute import (
     write_json,
 )
 from pyvision_rl.config import Config, PolicyConfig, SandboxConfig
-from pyvision_rl.config_file import find_config, load_config
+from pyvision_rl.config_file import find_config, load_config, read_value, toml_value
 
 if TYPE_CHECKING:
     from pyvision_rl.checks.sandbox import Finding
@@ -112,11 +111,7 @@ def check_tasks(
 
 def _as_text(value: str) -> str:
     """Return a text as ``--set`` reads it: in quotes where it would be a number, or true."""
-    try:
-        read = tomllib.loads(f"x = {value}")["x"]
-    except tomllib.TOMLDecodeError:
-        return value
-    return value if read == value else json.dumps(value, ensure_ascii=False)
+    return value if read_value(value) == value else toml_value(value)
 
 
 @app.command("conversations")

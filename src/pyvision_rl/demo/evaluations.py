@@ -7,11 +7,10 @@ name, each as ``pvrl eval`` writes it. Saves loading torch anew for every evalua
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from pyvision_rl.config_file import find_config, load_config
+from pyvision_rl.config_file import find_config, load_config, toml_value
 from pyvision_rl.errors import PVRLError
 from pyvision_rl.evaluation.run import run_eval
 
@@ -28,9 +27,8 @@ def main() -> int:
     try:
         for start in options.start:
             name, _, text = start.partition("=")
-            config = load_config(
-                source, [*options.set, f"eval.forced_start={json.dumps(text, ensure_ascii=False)}"]
-            )
+            forced = f"eval.forced_start={toml_value(text)}"
+            config = load_config(source, [*options.set, forced])
             run_eval(config, options.out / name, report=_report)
     except PVRLError as error:
         _report(str(error))

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from pyvision_rl import __version__
 from pyvision_rl.config import Config
-from pyvision_rl.config_file import find_config, load_config, resolved
+from pyvision_rl.config_file import find_config, load_config, resolved, toml_value
 from pyvision_rl.demo import figure, page, report
 from pyvision_rl.demo.kinds import KINDS, Kind
 from pyvision_rl.demo.processes import Command, Runner
@@ -147,7 +147,7 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
     starts = {"free": "", "tool": config.probe.tool_start, "direct": config.probe.direct_start}
 
     def alone(name: str, model: Path, mode: str) -> Command:
-        forced = f"eval.forced_start={json.dumps(starts[mode], ensure_ascii=False)}"
+        forced = f"eval.forced_start={toml_value(starts[mode])}"
         sets = (seed, f"policy.model={model}", forced, *small_rl)
         folder = out / "eval" / name / mode
         return Command(f"eval-{name}-{mode}", _pvrl("eval"), plan.rl_config, folder, sets)

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from pyvision_rl.assemble import num_tasks
 from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError, TaskError
-from pyvision_rl.evaluation.evaluate import chunk_start, held_out
+from pyvision_rl.evaluation.evaluate import chunk_start, evaluated, held_out
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.registry import suggestion
 from pyvision_rl.rollout import Harness
@@ -58,7 +58,7 @@ def choose(config: Config) -> Choice:
         TaskError: The task set is broken, or such a task may be one that cannot be read.
     """
     tasks, first = held_out(config)
-    total = num_tasks(tasks, config.eval.tasks or config.tasks)
+    total = num_tasks(tasks, evaluated(config))
     if not config.eval.ids:
         return Choice(tasks, tuple(range(first)), total)
     places = _places(tasks, total, config.eval.ids)

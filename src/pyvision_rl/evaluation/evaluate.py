@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from pyvision_rl.assemble import Assembly, build_tasks, chunks, num_tasks
-from pyvision_rl.config import Config
+from pyvision_rl.config import Config, TasksConfig
 from pyvision_rl.rollout import Harness, derive_seed
 from pyvision_rl.tasks.base import TaskSet
 from pyvision_rl.types import EndReason, Group, TaskInput, Trajectory
@@ -239,9 +239,14 @@ def chunk_start(index: int) -> int:
     return chunks(index + 1)[-1].start
 
 
+def evaluated(config: Config) -> TasksConfig | None:
+    """Return the section of the tasks that an evaluation asks."""
+    return config.eval.tasks or config.tasks
+
+
 def held_out(config: Config) -> tuple[TaskSet, int]:
     """Return the evaluation task set and how many of its tasks to use."""
-    section = config.eval.tasks or config.tasks
+    section = evaluated(config)
     tasks = build_tasks(section, "eval.tasks")
     return tasks, min(config.eval.num_tasks or len(tasks), num_tasks(tasks, section))
 

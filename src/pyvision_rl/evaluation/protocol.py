@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from pyvision_rl.config import Config, TasksConfig
 from pyvision_rl.errors import RunError
 from pyvision_rl.evaluation.choice import DIRECT, Choice
+from pyvision_rl.evaluation.evaluate import evaluated
 from pyvision_rl.evaluation.suite import suite_facts, suite_files
 from pyvision_rl.images import VisionSpec
 from pyvision_rl.rollout import Harness
@@ -148,7 +149,7 @@ def text_of(messages: tuple[Message, ...]) -> list[Json]:
 
 
 def _section(config: Config) -> TasksConfig:
-    section = config.eval.tasks or config.tasks
+    section = evaluated(config)
     assert section is not None
     return section
 

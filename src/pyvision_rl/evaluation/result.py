@@ -45,8 +45,8 @@ def write_result(
     """
     result = result_of([item.sample for item in items])
     more = dict(more or {})
-    told = result_json(config, items, result, read_protocol(folder)) | more
-    told["notes"] = _notes(items, rescored="rescored" in more)
+    protocol, rescored = read_protocol(folder), "rescored" in more
+    told = result_json(config, items, result, protocol, rescored=rescored) | more
     # The JSON last: where it is, the others are.
     replace_file(folder / "row.csv", rows(told))
     replace_file(folder / "result.md", [page(told).removesuffix("\n")])
@@ -56,7 +56,14 @@ def write_result(
     return result
 
 
-def result_json(config: Config, items: Sequence[Item], result: EvalResult, protocol: Json) -> Json:
+def result_json(
+    config: Config,
+    items: Sequence[Item],
+    result: EvalResult,
+    protocol: Json,
+    *,
+    rescored: bool = False,
+) -> Json:
     """Return what ``result.json`` holds."""
     categories = sorted({i.sample.category for i in items if i.sample.category})
     by_name = {n: [i.sample for i in items if i.sample.category == n] for n in categories}
@@ -74,7 +81,7 @@ def result_json(config: Config, items: Sequence[Item], result: EvalResult, proto
         "suite": _suite(config, items, protocol),
         "position_bias": position_bias(items, seed=seed),
         "protocol": protocol,
-        "notes": _notes(items, rescored=False),
+        "notes": _notes(items, rescored=rescored),
     }
 
 

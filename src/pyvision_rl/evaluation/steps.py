@@ -31,7 +31,7 @@ from pyvision_rl.evaluation.episodes import (
     read_episodes,
     step_file,
 )
-from pyvision_rl.evaluation.evaluate import eval_harness, evaluate
+from pyvision_rl.evaluation.evaluate import eval_harness, evaluate, evaluated
 from pyvision_rl.evaluation.grading import Grading, groups_of
 from pyvision_rl.evaluation.items import Item, is_failed, is_ungraded, item_of
 from pyvision_rl.images import VisionSpec
@@ -210,7 +210,7 @@ class Runner:
         self._scripts: dict[str, tuple[str, ...]] | None = None
         if config.policy.name == "scripted":
             self._scripts = {}
-            section = config.eval.tasks or config.tasks
+            section = evaluated(config)
             with_scripts(choice.tasks, section.name if section else "")
         self._choice = choice
         self._progress = progress
@@ -321,7 +321,7 @@ def _missing(
 def _alone(config: Config, spent: float) -> Config:
     """The config with no tasks but those of the evaluation, and the judge calls that are left."""
     probe = config.probe.model_copy(update={"tasks": None})
-    update: dict[str, object] = {"tasks": config.eval.tasks or config.tasks, "probe": probe}
+    update: dict[str, object] = {"tasks": evaluated(config), "probe": probe}
     if config.rewards.judge.max_calls is not None:
         left = max(0, config.rewards.judge.max_calls - int(spent))
         judge = config.rewards.judge.model_copy(update={"max_calls": left})

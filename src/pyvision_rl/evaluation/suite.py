@@ -8,12 +8,14 @@ Knows no benchmark: ``suites`` does.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pyvision_rl.config import Config, RewardsConfig, TasksConfig
+from pyvision_rl.config_file import toml_value
 from pyvision_rl.errors import ConfigError
+from pyvision_rl.evaluation.evaluate import evaluated
 from pyvision_rl.evaluation.items import Item
 from pyvision_rl.suites.base import Scored, Settings, Suite, protocol_name, settings_of
 from pyvision_rl.suites.task_set import find_suite
@@ -39,7 +41,7 @@ def suite_overrides(name: str, data: str, protocol: str, *, shuffle: bool) -> tu
         "protocol": protocol_name(suite, protocol),
         "shuffle_options": shuffle,
     }
-    table = _toml(options)
+    table = toml_value(options)
     return (
         f"eval.tasks={{name = {json.dumps(SUITE)}, options = {table}}}",
         f"rewards.name={json.dumps(SUITE)}",
@@ -199,11 +201,6 @@ def scored(items: Sequence[Item]) -> list[Scored]:
     return found
 
 
-def evaluated(config: Config) -> TasksConfig | None:
-    """Return the section of the tasks that an evaluation asks."""
-    return config.eval.tasks or config.tasks
-
-
 def _suite_of(
     section: TasksConfig | RewardsConfig | None, where: str = "eval.tasks"
 ) -> tuple[Suite, str] | None:
@@ -232,9 +229,3 @@ def _is_set(config: Config, key: str, *, from_run: bool) -> bool:
         return False
     default = type(values).model_fields[name].default
     return not from_run or getattr(values, name) != default
-
-
-def _toml(values: Mapping[str, Any]) -> str:
-    """A table in one line, as ``--set`` reads it."""
-    # A JSON text is a TOML text, and so are true, false and numbers.
-    return "{" + ", ".join(f"{k} = {json.dumps(v)}" for k, v in values.items()) + "}"

@@ -7,7 +7,6 @@ In: a TOML file, a study folder, or its ``study.json``, and ``--set`` overrides.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from pyvision_rl.config import SCHEMA, Section
-from pyvision_rl.config_file import load_section, packaged_file, packaged_studies
+from pyvision_rl.config_file import load_section, packaged_file, packaged_studies, toml_value
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.study.names import TRAIN, metric_names, panel_names
 
@@ -207,16 +206,6 @@ def words(overrides: Overrides) -> tuple[str, ...]:
         else:
             flat[key] = value
     return tuple(f"{key}={toml_value(value)}" for key, value in flat.items())
-
-
-def toml_value(value: Any) -> str:
-    """Return a value as TOML writes it on one line."""
-    if isinstance(value, dict):
-        pairs = (f"{json.dumps(key)} = {toml_value(v)}" for key, v in value.items())
-        return "{ " + ", ".join(pairs) + " }"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _faults(study: StudyConfig) -> Iterable[str]:

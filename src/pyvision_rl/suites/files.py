@@ -224,10 +224,11 @@ def stored(folder: Path, name: str) -> Path | bytes | None:
     if len(deeper) > 1:
         places = ", ".join(f"{archive.name}: {one}" for archive, one in deeper[:3])
         raise TaskError(f"{name!r} is there {len(deeper)} times: {places}")
-    for archive, one in deeper:
-        with _opened(archive) as file:
-            return file.read(one)
-    return None
+    if not deeper:
+        return None
+    [(archive, one)] = deeper
+    with _opened(archive) as file:
+        return file.read(one)
 
 
 def unpacked(folder: Path, name: str) -> Path:

@@ -136,11 +136,11 @@ def _item(table: Table, number: int, name: str, folder: Path) -> Item:
     if kind == "ocr":
         answer = _CORRECTIONS.get(PurePosixPath(image).name, answer)
     facts: dict[str, Fact] = {"task": kind, "image_1": image}
-    options = options_of(prompt)
+    options, letters = options_of(prompt), tirbench_rules.is_letters(answer)
     # A list without the reference among its letters was not read to its end.
-    if options and (not tirbench_rules.is_letters(answer) or set(answer.lower()) <= set(options)):
+    if options and (not letters or set(answer.lower()) <= set(options)):
         facts["options"] = tuple(options.values())
-    if tirbench_rules.is_letters(answer):
+    if letters:
         facts["letter"] = answer
     if kind == "jigsaw":
         facts["difficulty"] = _difficulty(row)

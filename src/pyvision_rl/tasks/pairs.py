@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pyvision_rl.absent import no_file
 from pyvision_rl.errors import ConfigError, TaskError
 from pyvision_rl.media import file_media
 from pyvision_rl.tasks.rows import read_jsonl
@@ -29,8 +30,6 @@ def read_pairs(path: Path) -> list[Pair]:
         TaskError: A row is faulty (the message names its line), or there is none.
     """
     if not path.is_file():
-        from pyvision_rl.absent import no_file
-
         raise ConfigError(no_file(path))
     pairs = []
     for line, raw in read_jsonl(path):

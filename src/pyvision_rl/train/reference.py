@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from pyvision_rl.absent import no_model
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.load import load_network
@@ -25,8 +26,6 @@ def load_reference(path: str, like: VisionLanguageModel) -> VisionLanguageModel:
     try:
         module: Any = load_network(path, like.dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        from pyvision_rl.absent import no_model
-
         raise ConfigError(f"{key} {no_model(path, error)}") from error
     trained: Any = like.module
     both = trained.config, module.config

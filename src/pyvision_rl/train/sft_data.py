@@ -9,6 +9,7 @@ batches of short direct answers, and the last ones would decide whether the mode
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -72,8 +73,7 @@ class StageData:
             unseen: set[Segment] = set()
             for i, source in enumerate(self._sources):
                 seed = (config.seed, index, i, _HOLD_OUT)
-                _, held_out = hold_out(source, stage.eval_share, seed, unseen)
-                unseen |= {segments[0] for segments in held_out}
+                unseen |= hold_out(source, stage.eval_share, seed, unseen)
             for i, source in enumerate(self._sources):
                 self.held_out += [each for each in source if each[0] in unseen]
                 self._sources[i] = [each for each in source if each[0] not in unseen]
@@ -121,11 +121,11 @@ def hold_out(
     share: float,
     seed: Sequence[int],
     unseen: Collection[Segment] = (),
-) -> tuple[list[Segments], list[Segments]]:
-    """Return (those to train on, those held out), both in their order.
+) -> set[Segment]:
+    """Return the prompts whose examples are held out, at least one.
 
     Examples of one prompt stay together: a model that was trained on one answer to a question has
-    seen the question. At least one prompt is held out.
+    seen the question.
 
     Args:
         examples: In any order.
@@ -134,20 +134,17 @@ def hold_out(
         seed: Equal seeds, equal splits.
         unseen: Prompts that are held out already.
     """
-    by_prompt: dict[Segment, list[int]] = {}
-    for place, segments in enumerate(examples):
-        by_prompt.setdefault(segments[0], []).append(place)
+    sizes = Counter(segments[0] for segments in examples)
     wanted = math.ceil(share * len(examples))
-    chosen = {place for prompt in unseen for place in by_prompt.pop(prompt, ())}
-    groups = list(by_prompt.values())
-    for number in np.random.default_rng(tuple(seed)).permutation(len(groups)):
-        if len(chosen) + len(groups[number]) <= wanted:
-            chosen.update(groups[number])
-    if not chosen:
-        smallest = min(groups, key=len)
-        chosen.update(smallest)
-    kept = [e for place, e in enumerate(examples) if place not in chosen]
-    return kept, [examples[place] for place in sorted(chosen)]
+    chosen = {prompt for prompt in sizes if prompt in unseen}
+    others = [prompt for prompt in sizes if prompt not in unseen]
+    taken = sum(sizes[prompt] for prompt in chosen)
+    for number in np.random.default_rng(tuple(seed)).permutation(len(others)):
+        prompt = others[number]
+        if taken + sizes[prompt] <= wanted:
+            chosen.add(prompt)
+            taken += sizes[prompt]
+    return chosen or {min(others, key=sizes.__getitem__)}
 
 
 class Order(Protocol):

@@ -114,6 +114,7 @@ def recipe(sizes: Sizes, work: Path, device: str) -> list[Run]:
         f"policy.model={start}",
         f"train.steps={sizes.steps}",
         f"selection.groups_per_step={sizes.groups}",
+        "selection.oversample=2.0",  # the paper's; the recipe's is the demo's
         "rollout.max_live_episodes=256",
         "policy.threads=4",
         "train.micro_batch_tokens=16384",

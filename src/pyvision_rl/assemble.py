@@ -213,4 +213,7 @@ def _policy(
             end_of_turn=renderer.end_of_turn,
             max_batch=config.policy.max_batch,
         )
-    return resolve(config.policy.name, policies.TABLE, "policy.name")(config.policy, renderer)
+    made: Any = resolve(config.policy.name, policies.TABLE, "policy.name")(config.policy, renderer)
+    if config.policy.name == "vllm":
+        made.room = config.rollout.max_context_tokens
+    return made

@@ -67,6 +67,10 @@ def _shown(turn: Turn) -> Iterator[VideoFrames]:
 
 
 def _count(named: Iterable[VideoFrames], have: Mapping[str, int]) -> tuple[int, int]:
-    """How many frames, and how many different ones."""
-    found = [(f.name, i) for f in named for i in f.frames if 0 <= i < have.get(f.name, 0)]
-    return len(found), len(set(found))
+    """How many frames, and how many different ones, as far as they are named."""
+    total, different = 0, set[tuple[str, int]]()
+    for each in named:
+        found = [(each.name, i) for i in each.frames if 0 <= i < have.get(each.name, 0)]
+        different.update(found)
+        total += min(len(found) + each.num_left_out, have.get(each.name, 0))
+    return total, len(different)

@@ -44,7 +44,9 @@ CONDITIONS = ("images", "hidden_images", "frames", "videos", "media")
 """What may stand before a line of a question template: the context holds images; images are in the
 sandbox only; the context holds frames of videos; videos are in the sandbox; the task has media."""
 NO_OUTPUT = "(no output)"
-STATE_LOST = "The interpreter was started anew: your variables are lost; the images are loaded."
+STATE_LOST = (
+    "The interpreter was started anew: your variables are lost; what was given or shown is loaded."
+)
 ALLOWED_FORMS = (
     "End a reply either with one <code> block that holds a ```python fence, or with one <answer> "
     "block that holds \\boxed{...}."

@@ -39,7 +39,13 @@ from pyvision_rl.runs_codec import (
     media_of,
     number,
 )
-from pyvision_rl.runs_files import TEMPORARY, append, line_of, read_lines, replace_file, writing
+from pyvision_rl.runs_files import (
+    append,
+    line_of,
+    read_lines,
+    replace_file,
+    writing,
+)
 from pyvision_rl.types import Batch, Group, Media, Task, Trajectory
 
 Graded: TypeAlias = Group | SavedRollout | tuple[Task, Trajectory, float | None, str | None]
@@ -73,25 +79,32 @@ class RunWriter:
             command: How to say it on a command line; None takes this process's own.
 
         Raises:
-            RunError: The folder holds other things, or cannot be resumed.
+            RunError: The folder holds other things, another process writes there, or it cannot be
+                resumed.
         """
         self.path = Path(path)
         self._config = config
         command = _command() if command is None else command
         created = datetime.now(UTC).isoformat(timespec="seconds")
+        # Who only reads needs none of it.
+        from pyvision_rl.runs_opening import OnlyWriter, cut_after, refuse_foreign
+
         if resume_step is None:
-            _refuse_foreign(self.path)
+            refuse_foreign(self.path)
             info = RunInfo(verb, {}, created=created, command=command)
         else:
             info = read_info(self.path)
             if info.verb != verb:
                 raise RunError(f"{self.path} is a run of {info.verb!r}; {verb} cannot go on in it")
+            self._lock = OnlyWriter(self.path)
             cut_after(self.path, resume_step)
             again = {"step": resume_step, "created": created, "command": command}
             info = replace(info, resumed=(*info.resumed, again))
         info = replace(info, config=config.model_dump(mode="json"), versions=_versions())
         for folder in ("", "rollouts", "media", "checkpoints"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
+        if resume_step is None:
+            self._lock = OnlyWriter(self.path)
         replace_file(self.path / "run.json", [json.dumps(encode_info(info, SCHEMA), indent=1)])
         self._metrics: BinaryIO = (self.path / "metrics.jsonl").open("ab", buffering=0)
         self._events: BinaryIO = (self.path / "events.jsonl").open("ab", buffering=0)
@@ -163,6 +176,7 @@ class RunWriter:
         """Close the files. Idempotent."""
         self._metrics.close()
         self._events.close()
+        self._lock.close()
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -338,35 +352,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Refuse a folder with anything in it, except what a writer killed at its start left."""
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise RunError(f"{path} is a file; a run needs a folder")
-    if (path / "run.json").exists():
-        raise RunError(f"{path} already holds a run; resume it, or choose another folder")
-    others = [f for f in path.rglob("*") if f.is_file() and f.suffix != TEMPORARY]
-    if others:
-        raise RunError(f"{path} is not empty (it holds {others[0].name}); choose a new folder")
-
-
-def cut_after(path: Path, step: int) -> None:
-    """Remove what a run wrote after ``step``, half lines and temporary files."""
-    metrics, events = path / "metrics.jsonl", path / "events.jsonl"
-    if metrics.exists():
-        replace_file(metrics, [json.dumps(m) for m in read_lines(metrics, []) if m["step"] <= step])
-    if events.exists():
-        kept = (e for e in read_lines(events, []) if e.get("step", step) <= step)
-        replace_file(events, [json.dumps(e) for e in kept])
-    for later, file in step_files(path).items():
-        if later > step:
-            file.unlink()
-    for folder in (path, path / "rollouts", path / "media"):
-        for file in folder.glob(f"*{TEMPORARY}"):
-            file.unlink()
 
 
 def _number(value: Any) -> Any:

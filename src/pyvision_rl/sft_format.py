@@ -248,6 +248,12 @@ def _conversation(
     wrong: list[tuple[str, str]] = []
     key = "messages" if "messages" in raw and "conversations" not in raw else "conversations"
     said = _said(raw.get(key), key, wrong)
+    if isinstance(told := raw.get("system"), str) and told.strip() and said:
+        if said[0][0] == "system":
+            wrong.append(("system", f"stands beside the system message in {key}; use one"))
+        said.insert(0, ("system", told))
+    if raw.get("tools"):
+        wrong.append(("tools", "are not read"))
     media = _media(raw, root, images, wrong)
     markers = sum(text.count(MARKER) for _, text in said)
     if not wrong and markers != len(media):

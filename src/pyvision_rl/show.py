@@ -159,6 +159,8 @@ def _by_category(result: Mapping[str, Any]) -> Table:
     table.add_column("")
     for name in columns:
         table.add_column(_text(name), justify="right")
+    for name, value in result.get("headline", {}).items():
+        table.add_row(_text(f"headline: {name}"), _text(_value(value)))
     # A category without videos has no numbers of frames.
     for name in result["overall"]:
         table.add_row(name, *(_text(_value(numbers.get(name))) for numbers in columns.values()))

@@ -50,7 +50,9 @@ _MAY_DIFFER: dict[str, Any] = {
     "sandbox": {"wall_s", "grace_s", "memory_mb", "max_running"},
     "rollout": {"max_live_episodes", "max_failed_share", "group_size"},
     "rewards": HOW_MUCH_IS_GRADED,
-    **dict.fromkeys(("selection", "train", "sft", "probe", "eval", "run", "new_model"), True),
+    **dict.fromkeys(
+        ("selection", "train", "sft", "probe", "eval", "run", "watch", "new_model"), True
+    ),
 }
 """Config keys that a resumed run may change: the same rollouts are made and kept."""
 
@@ -137,7 +139,7 @@ def run_synthesize(
                 group_size=config.synthesize.samples,
             )
             if remark := check_failures(groups, config, f"step {step}"):
-                writer.event("failed", remark)
+                writer.event("failed_episodes", remark, step)
             made = _keep(writer, step, groups, assembly)
             counts.update(made)
             report(f"rolled out {chunk.stop} of {total} tasks, kept {counts['kept']} rollouts")

@@ -94,11 +94,19 @@ def _check(path: str, reader: FrameReader) -> None:
     import av
 
     size = Path(path).stat().st_size
-    with Path(path).open("rb") as file, av.open(file) as container:
-        entries = container.streams.video[0].index_entries
+    with Path(path).open("rb") as file, av.open(file, "r") as container:
+        stream = container.streams.video[0]
+        entries = stream.index_entries
         lost = sum(e.pos + e.size > size for e in entries)
+        told = (container.duration or 0) / av.time_base
+        if stream.duration and stream.time_base:
+            told = float(stream.duration * stream.time_base)
     if lost:
         raise VideoError(f"it is cut short: {lost} of {len(entries)} frames lie behind its end")
+    # Sound may go on after the picture, so that a little less is no fault.
+    if reader.duration_s < 0.75 * told:
+        found = f"{reader.duration_s:.1f} s of frames where its header tells of {told:.1f} s"
+        raise VideoError(f"it is cut short: {found}")
     for number in (0, reader.num_frames - 1):
         reader.get([number])
 

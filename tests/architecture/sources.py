@@ -31,6 +31,7 @@ def unit_of(module: str) -> str:
         "runs_decode": "runs",
         "runs_files": "runs",
         "runs_lock": "runs",
+        "runs_opening": "runs",
         "runs_order": "runs",
         "runs_videos": "runs",
         "sft_format": "conversations",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pyvision_rl.runs import RunReader
-from pyvision_rl.types import EndReason
+from pyvision_rl.runs import RunReader, read_rollouts
+from pyvision_rl.runs_codec import encode
+from pyvision_rl.types import EndReason, GiveAnswer
 from pyvision_rl.view.export import export_folder
 from pyvision_rl.view.steps import index_step
 from tests.view_example import HOSTILE, saved_groups, write_run
@@ -430,6 +432,7 @@ def test_a_result_opens_with_its_own_intervals(tab, tmp_path):
     parts |= {"all": scores(0.5, 0.25, 0.75), "old": scores(0.5, se=0.1)}
     overall = scores(0.6, 0.4, 0.8, 0.1)
     result = {
+        "headline": {"mean_of_tasks": 0.625},
         "overall": overall[0],
         "categories": {name: numbers for name, (numbers, _) in parts.items()},
         "estimates": {
@@ -456,7 +459,9 @@ def test_a_result_opens_with_its_own_intervals(tab, tmp_path):
         "old 4": [30.4, 39.2],
     }
     assert "Wilson score, 95 %; 1.96 standard errors" in page.locator("main").inner_text()
-    assert "40.0 to 80.0" in page.locator(".cards").inner_text()
+    cards = page.locator(".cards").inner_text()
+    assert "40.0 to 80.0" in cards
+    assert "0.625" in cards.partition("accuracy")[0]
     assert not one.errors
 
 
@@ -466,6 +471,56 @@ def test_groups_of_equal_spread_share_a_rank_as_in_the_data(tab, run):
     assert len(set(expected)) < len(expected), "some are equal"
     ranks = "n => [...Array(n).keys()].map((g) => PVRL.state.index.rank(1, g))"
     assert page.evaluate(ranks, len(expected)) == expected
+
+
+def change(run, step, changed):
+    """Write a step's trajectories once more, otherwise."""
+    file = run / "rollouts" / f"step_{step:06d}.jsonl"
+    lines = [json.dumps(encode(changed(s), tokens=False)) for s in list(read_rollouts(file))]
+    file.write_text("\n".join(lines) + "\n")
+
+
+def test_a_group_of_which_nothing_was_graded_comes_last(tab, tmp_path):
+    run = write_run(tmp_path / "run", 1)
+    first = next(read_rollouts(run / "rollouts" / "step_000001.jsonl")).task.id
+
+    def ungraded(saved):
+        if saved.task.id != first:
+            return saved
+        return replace(saved, trajectory=replace(saved.trajectory, reward=None))
+
+    change(run, 1, ungraded)
+    export_folder(run, tmp_path / "site")
+    one = tab((tmp_path / "site" / "index.html").as_uri())
+    page = one.go("1")
+    ids = page.evaluate("() => PVRL.state.order.map((row) => PVRL.state.index.task[row])")
+    names = page.evaluate("() => PVRL.state.index.tasks.map((task) => task.id || task)")
+    ids = [names[number] for number in ids]
+    assert len(set(ids)) > 1
+    assert ids[0] != first
+    assert ids[-1] == first
+    assert not one.errors
+
+
+def test_an_answer_of_one_letter_is_not_looked_for_in_the_tag_behind_it(tab, tmp_path):
+    run = write_run(tmp_path / "run", 1)
+    text = "It is\n<answer>\n\\boxed{a}\n</answer>"
+
+    def one_letter(saved):
+        if not saved.trajectory.turns:
+            return saved
+        *turns, last = saved.trajectory.turns
+        last = replace(last, text=text, action=GiveAnswer("a"))
+        return replace(saved, trajectory=replace(saved.trajectory, turns=(*turns, last)))
+
+    change(run, 1, one_letter)
+    export_folder(run, tmp_path / "site")
+    one = tab((tmp_path / "site" / "index.html").as_uri())
+    page = one.go("1/0/0")
+    said = page.locator("main").inner_text()
+    assert "It is" in said
+    assert "nswer>" not in said.replace("<answer>", "").replace("</answer>", "")
+    assert not one.errors
 
 
 def grades(path):

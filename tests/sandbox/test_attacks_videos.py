@@ -18,7 +18,7 @@ from video_bench import clip
 from pyvision_rl.types import ExecStatus, Execution, Media
 
 FIND = """
-import ctypes, fcntl, mmap, os, stat, struct, sys
+import contextlib, ctypes, fcntl, mmap, os, stat, struct, sys
 held = []
 for fd in range(3, 200):
     try:
@@ -49,6 +49,15 @@ def mapped():
     with mmap.mmap(fd, 0) as view:
         view[0] = 0
 
+def told():
+    # Folders of clips are often named by what is to be seen in them.
+    for number in range(64):
+        with contextlib.suppress(OSError):
+            if "clip" in os.readlink(f"/proc/self/fd/{number}"):
+                return 0
+    return -1
+
+attempt("path", told)
 attempt("fchmod", os.fchmod, fd, 0o777)
 attempt("chmod", os.chmod, path, 0o777)
 attempt("fchmodat2", libc.syscall, 452, fd, b"", 0o777, 0x1000)
@@ -109,7 +118,9 @@ def test_attack_101_a_session_can_only_read_the_file_of_a_video(level: str, tmp_
     before = state(media.source)
     found, tried, after = attacked(level, media)
     assert found.output.startswith("True "), found
-    assert (tried.output, tried.error) == ("[]\n", "")
+    # At ll, /proc is the host's, and no wall there governs what a link says.
+    seen = ["path"] if level == "ll" else []
+    assert (tried.output, tried.error) == (f"{seen}\n", "")
     assert state(media.source) == before
     assert after.status is ExecStatus.OK
 
@@ -120,6 +131,6 @@ def test_control_101_without_walls_the_file_can_be_changed(tmp_path: Path) -> No
     assert isinstance(media.source, Path)
     before = state(media.source)
     _, tried, _ = attacked("unsafe", media)
-    for name in ("fchmod", "chmod", "futimens", "reopen", "truncate", "lock", "flock"):
+    for name in ("path", "fchmod", "chmod", "futimens", "reopen", "truncate", "lock", "flock"):
         assert f"'{name}'" in tried.output
     assert state(media.source) != before

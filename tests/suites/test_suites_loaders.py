@@ -302,6 +302,34 @@ def test_a_video_is_never_unpacked_outside_its_folder(tmp_path):
         unpacked(tmp_path, "../a.mp4")
 
 
+def test_videos_below_a_folder_data_are_found_where_the_check_finds_them(tmp_path):
+    questions = minis.vsibench_folder(tmp_path)
+    (tmp_path / "data").mkdir()
+    for dataset in ("arkitscenes", "scannet"):
+        (tmp_path / dataset).rename(tmp_path / "data" / dataset)
+    tasks = VSIBench().tasks(questions, "")
+    assert tasks[0].input.media[0].kind == "video"
+
+
+@pytest.mark.parametrize("fault", ["damaged", "encrypted"])
+def test_a_member_of_an_archive_that_cannot_be_read_is_named(tmp_path, fault):
+    archive = tmp_path / "clips.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.mp4", bytes(range(256)) * 64)
+    data = bytearray(archive.read_bytes())
+    if fault == "damaged":
+        data[60:80] = bytes(255 - byte for byte in data[60:80])
+    else:  # the flag of both headers
+        data[6] |= 1
+        data[data.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(data)
+    with pytest.raises(TaskError, match=r"a\.mp4: cannot be unpacked from .*clips\.zip"):
+        unpacked(tmp_path, "a.mp4")
+    assert [file.name for file in tmp_path.iterdir()] == ["clips.zip"]
+    with pytest.raises(TaskError, match=r"clips\.zip: a\.mp4 cannot be read"):
+        picture("a.mp4", tmp_path)
+
+
 def test_ids_that_do_not_tell_items_apart_give_way_to_places(tmp_path):
     folder = minis.tirbench_folder(tmp_path)
     rows = [row | {"question_id": 7, "id": 20 + i} for i, row in enumerate(minis.tirbench_rows())]

@@ -204,6 +204,19 @@ def test_cached_verdicts_count_and_the_judge_is_asked_only_on_demand(tmp_path: P
         assert grader.known(right.task, "a tumbler") is None
 
 
+def test_the_judge_is_asked_what_it_was_asked_when_the_answer_was_graded(tmp_path: Path) -> None:
+    one = saved("a cup", "a mug")
+    gold = replace(one.task.gold, facts={"question_for_eval": "What stands there?"})
+    seen = replace(one, task=replace(one.task, gold=gold))
+    with FakeOpenAI(lambda body: "1") as server:
+        judge = judged(server, tmp_path / "cache")
+        run, config = run_of(tmp_path / "run", seen, name="judge", judge=judge)
+        audit(run, config, ask_judge=True)
+        (request,) = server.requests
+    assert "What stands there?" in json.dumps(request.body)
+    assert "What is it?" not in json.dumps(request.body)
+
+
 def test_a_judge_that_fails_is_noted_and_is_no_opinion(tmp_path: Path) -> None:
     with FakeOpenAI(lambda body: "hm") as server:
         judge = judged(server, tmp_path / "cache")
@@ -251,19 +264,19 @@ def test_a_trajectory_that_was_carried_counts_once_where_it_was_carried_to(tmp_p
     assert found.notes[-1].startswith("1 lines are of trajectories carried to a later step")
 
 
-def test_the_verb_prints_one_table_and_writes_every_finding(tmp_path: Path) -> None:
+def test_the_verb_prints_one_table_or_every_finding_as_json(tmp_path: Path) -> None:
     several = saved("No", "yes", last=r"<answer>\boxed{[red]\x1b[2J} \boxed{yes}</answer>")
     run, _ = run_of(tmp_path / "run", saved("No", "yes"), saved("No", "Yes."), several)
     before = sorted((f, f.read_bytes()) for f in run.rglob("*") if f.is_file())
-    file = tmp_path / "not" / "there" / "audit.json"
-    done = CliRunner().invoke(app, ["audit", str(run), "--json", str(file), "--examples", "1"])
+    done = CliRunner().invoke(app, ["audit", str(run), "--examples", "1"])
     assert done.exit_code == 0, done.output
     assert "stored right, rules wrong" in done.output
     assert "t, 3, 0: reference 'No', answer 'yes'" in done.output
     assert "answer 'Yes.'" not in done.output
     assert "\x1b[2J" not in done.output
     assert f"next: pvrl show {run} --step 3 --task t --rollout 0" in done.output
-    written = json.loads(file.read_text())
+    every = CliRunner().invoke(app, ["audit", str(run), "--json"])
+    written = json.loads(every.stdout)["result"]
     assert written["counts"] == {"stored right, rules wrong": 3, "several_boxes": 1}
     assert [f["rollout"] for f in written["findings"]] == [0, 1, 2, 2]
     assert sorted((f, f.read_bytes()) for f in run.rglob("*") if f.is_file()) == before
@@ -276,10 +289,6 @@ def test_a_run_without_findings_and_no_run_at_all(tmp_path: Path) -> None:
     assert "0 findings in 1 graded trajectories" in done.output
     with pytest.raises(RunError):
         audit(tmp_path / "nothing", config)
-    (tmp_path / "file").write_text("")
-    none = CliRunner().invoke(app, ["audit", str(run), "--json", str(tmp_path / "file" / "x")])
-    assert none.exit_code == 2
-    assert "cannot make" in none.output
     none = CliRunner().invoke(app, ["audit", str(tmp_path / "nothing")])
     assert none.exit_code == 1
     assert "is no run folder" in none.output

@@ -106,6 +106,36 @@ def test_a_suite_fills_in_tasks_rewards_and_what_its_protocol_asks_for(here: Pat
     assert config["rollout"]["max_tool_calls"] == 2
 
 
+def test_a_suite_that_the_config_names_asks_for_the_same(here: Path) -> None:
+    options = 'options = { suite = "tests.eval_fakes:Letters", path = "letters.txt" }'
+    named = f'[eval.tasks]\nname = "suite"\n{options}\n[rewards]\nname = "suite"\n{options}\n'
+    (here / "named.toml").write_text(LETTERS + named)
+    config, same = planned("named.toml"), planned("letters.toml", *SUITE)
+    for section, key in (
+        ("eval", "samples"),
+        ("eval", "temperature"),
+        ("rollout", "max_tool_calls"),
+    ):
+        assert config[section][key] == same[section][key], key
+
+
+def test_the_number_that_a_suite_reports_is_told_first(here: Path) -> None:
+    done = pvrl("eval", "letters.toml", *SUITE, "--out", "a")
+    assert done.exit_code == 0, done.output
+    rows = [line.split()[0] for line in done.stdout.splitlines() if "." in line.split(" ")[0]]
+    assert rows[0] == "headline.overall"
+    assert "headline: overall" in pvrl("show", "a").stdout
+    as_json = pvrl("eval", "letters.toml", *SUITE, "--out", "b", "--json")
+    assert next(iter(json.loads(as_json.stdout)["result"])) == "headline"
+
+
+def test_what_is_set_by_its_own_name_wins_in_every_verb(here: Path) -> None:
+    typed = ("--max-judge-calls", "5", "--set", "rewards.judge.max_calls=9", "--dry-run", "--json")
+    for verb in ("eval", "rollout"):
+        done = pvrl(verb, "run.toml", *typed)
+        assert json.loads(done.stdout)["config"]["rewards"]["judge"]["max_calls"] == 9, verb
+
+
 def test_what_the_config_says_itself_wins_over_the_protocol(here: Path) -> None:
     (here / "own.toml").write_text(LETTERS + "[eval]\nsamples = 1\n[rollout]\nmax_tool_calls = 4\n")
     config = planned("own.toml", *SUITE, "--set", "eval.temperature=1.0")
@@ -178,7 +208,7 @@ def test_evaluate_rescore_compare_and_export(here: Path) -> None:
 
 
 def test_a_category_is_shown_as_it_is_called(here: Path) -> None:
-    names = ("algebra [/hard]", "[red]", "bar \x1b[2J")
+    names = ("algebra [/hard]", "[red]", "bar \x1b[2J", "a|b \x1b]0;x\x07")
     rows = [{"question": "?", "answer": "1", "category": name} for name in names]
     (here / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tasks = ('tasks.name="jsonl"', 'tasks.path="rows.jsonl"', "tasks.options={}")
@@ -187,7 +217,15 @@ def test_a_category_is_shown_as_it_is_called(here: Path) -> None:
     assert done.exit_code == 0, done.output
     for name in (*names[:2], "bar \u241b[2J"):
         assert f"categories.{name}.accuracy" in done.stdout
-    assert "\x1b" not in done.stdout
+    assert pvrl("eval", "run.toml", *more, "--out", "b").exit_code == 0
+    row = {"question": "?", "answer": "1", "answer_type": "\x1b]0;x\x07"}
+    (here / "faulty.jsonl").write_text(json.dumps(row) + "\n")
+    checked = pvrl("check", "tasks", "faulty.jsonl")
+    assert checked.exit_code == 1
+    compared = pvrl("compare", "a", "b")
+    assert "a/b \u241b]0;x" in compared.stdout
+    for said in (done, checked, compared):
+        assert not {"\x1b", "\x07"} & set(said.stdout)
 
 
 def test_a_judge_that_nobody_would_ask_is_refused(here: Path) -> None:
@@ -195,6 +233,7 @@ def test_a_judge_that_nobody_would_ask_is_refused(here: Path) -> None:
     assert pvrl("eval", "run.toml", *typed).exit_code == 0
     judge = ("--judge", "http://127.0.0.1:9/v1", "--judge-model", "m")
     assert "the grader 'match' asks no judge" in refused("rescore", "a", "--out", "b", *judge)
+    assert "--judge-model m: the grader" in refused("rescore", "a", "--out", "b", *judge[2:])
     key = ("--set", "rewards.judge.model='m'")
     assert "rewards.judge.model='m': the grader 'match' asks no judge" in refused(
         "rescore", "a", "--out", "b", *key

@@ -99,6 +99,19 @@ def test_both_ways_of_naming_roles_mean_the_same(folder: Path) -> None:
     assert read_conversations(path) == read_conversations(written(folder, record()))
 
 
+def test_a_system_text_of_the_whole_record_is_read(folder: Path) -> None:
+    (said,) = read_conversations(written(folder, record(system="Be brief.")))
+    assert [m.role for m in said.prompt] == ["system", "user"]
+    assert said.prompt[0].parts == (Text("Be brief."),)
+    both = [{"from": "system", "value": "x"}, *record()["conversations"]]
+    for more, why in (
+        ({"system": "y", "conversations": both}, "system: stands beside the system message"),
+        ({"tools": "[]"}, "tools: are not read"),
+    ):
+        with pytest.raises(TaskError, match=why):
+            read_conversations(written(folder, record(**more)))
+
+
 def test_a_system_message_stands_before_the_first_turn(folder: Path) -> None:
     rows = [{"from": "system", "value": "Be brief."}, *record()["conversations"]]
     (said,) = read_conversations(written(folder, record(conversations=rows)))

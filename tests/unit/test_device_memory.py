@@ -50,7 +50,7 @@ def test_what_is_on_already_is_not_recommended(tmp_path: Path, monkeypatch) -> N
     model, _ = make_tiny(tmp_path / "model")
     learner = Learner(model, TrainConfig(gradient_checkpointing=True))
     monkeypatch.setattr(learner.accelerator, "backward", full)
-    with pytest.raises(TrainError, match=r"16384, train.lora_rank = 64; --dry-run"):
+    with pytest.raises(TrainError, match=r"16384, train.lora_rank = 64 in a new run; --dry-run"):
         learner.sft_step(examples(model, rows=1, text=4, side=56, written=3))
 
 

@@ -128,6 +128,16 @@ def test_one_sample_a_task_has_wilsons_interval_and_several_have_a_bootstrap() -
     assert several["pass_at"]["2"] == {"value": 1.0, "tasks": 1, "left_out": 1}
 
 
+def test_tasks_that_are_all_right_are_not_certain_to_be() -> None:
+    found = estimate([sample(task, True) for task in "abc" for _ in range(2)])
+    interval = found["accuracy_interval"]
+    assert interval["method"].startswith("Wilson")
+    assert (interval["low"], interval["high"]) == (wilson(3, 3).low, wilson(3, 3).high)
+    assert found["score_interval"] == interval
+    wrong = estimate([sample(task, False) for task in "abc" for _ in range(2)])
+    assert wrong["accuracy_interval"]["high"] == wilson(0, 3).high > 0.5
+
+
 def test_of_one_task_no_error_and_no_interval_of_means_is_told() -> None:
     found = estimate([sample("a", True), sample("a", False)])
     assert (found["accuracy"], found["accuracy_se"], found["score_se"]) == (0.5, None, None)

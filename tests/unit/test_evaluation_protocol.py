@@ -195,7 +195,10 @@ def letters(tmp_path: Path) -> Path:
 
 
 def test_a_suite_adds_its_report_and_where_the_run_differs(letters: Path, tmp_path: Path) -> None:
-    run_eval(suite(letters, num_tasks=6), tmp_path / "run")
+    result = run_eval(suite(letters, num_tasks=6), tmp_path / "run")
+    assert result.headline == {"overall": pytest.approx(4 / 6)}
+    assert next(iter(result.to_json())) == "headline"
+    assert told(tmp_path / "run")["headline"] == dict(result.headline)
     # Right: A B C A B A; answered: A B A C B A.
     found = told(tmp_path / "run")["suite"]
     assert found["name"] == "letters"
@@ -204,7 +207,7 @@ def test_a_suite_adds_its_report_and_where_the_run_differs(letters: Path, tmp_pa
     assert (found["items_of_the_file"], found["items_of_the_run"]) == (8, 6)
     assert found["report"]["numbers"] == {"overall": pytest.approx(4 / 6)}
     assert found["differs_from_protocol"] == {
-        "eval.temperature": {"protocol": 0.25, "run": None},
+        "eval.temperature": {"protocol": 0.25, "run": 1.0},
         "eval.samples": {"protocol": 2, "run": 1},
         "rollout.max_tool_calls": {"protocol": 2, "run": 4},
     }
@@ -212,6 +215,18 @@ def test_a_suite_adds_its_report_and_where_the_run_differs(letters: Path, tmp_pa
     assert "## letters, protocol `strict`" in text
     assert "`eval.samples` is 1; the protocol says 2" in text
     assert told(tmp_path / "run")["episodes"]["rungs"] == {"suite:strict": 6}
+
+
+def test_the_limit_of_a_task_section_does_not_change_how_many_items_the_file_has(
+    letters: Path, tmp_path: Path
+) -> None:
+    whole = suite(letters)
+    assert whole.eval.tasks is not None
+    tasks = whole.eval.tasks.model_copy(update={"limit": 3})
+    some = whole.model_copy(update={"eval": whole.eval.model_copy(update={"tasks": tasks})})
+    run_eval(some, tmp_path / "run")
+    found = told(tmp_path / "run")["suite"]
+    assert (found["items_of_the_file"], found["items_of_the_run"]) == (8, 3)
 
 
 def test_positions_are_audited_by_number_of_options(letters: Path, tmp_path: Path) -> None:

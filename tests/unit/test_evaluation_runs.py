@@ -19,6 +19,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.errors import ConfigError, RunError, TaskError
 from pyvision_rl.evaluation.choice import choose
 from pyvision_rl.evaluation.run import run_eval
+from pyvision_rl.evaluation.steps import whole_parts
 from pyvision_rl.runs import RunReader
 from tests.eval_fakes import Many, SeedTeller
 
@@ -125,6 +126,14 @@ def test_in_lockstep_a_part_that_was_cut_is_run_again_as_a_whole(tmp_path: Path)
     run_eval(lockstep, out, resume=out)
     assert Counter(task for task, _ in SeedTeller.asked) == {f"item-{k}": 2 for k in range(4, 10)}
     assert_same(out, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("policy", "whole"), [("local", True), ("tests.eval_fakes:SeedTeller", True), ("vllm", False)]
+)
+def test_turns_of_a_server_do_not_depend_on_who_else_is_asked(policy: str, whole: bool) -> None:
+    lockstep = config(policy={"name": policy}, rollout={"schedule": "lockstep"})
+    assert whole_parts(lockstep) == whole
 
 
 def test_progress_ends_at_its_total_where_parts_are_run_again(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Path:
     config = Config.model_validate(
         {
             "tasks": {"name": "jsonl", "path": "data/mine.jsonl"},
-            "policy": {"model": "Qwen/Qwen2.5-VL-7B-Instruct"},
+            "policy": {"model": "Qwen/Qwen2.5-VL-7B-Instruct", "max_pixels": 50_000},
             "rewards": {"name": "judge", "judge": {"model": "a-judge"}, "paid_calls": "distinct"},
             "train": {"learning_rate": 3e-5, "lora_rank": 8},
         }
@@ -49,7 +49,11 @@ def test_an_export_loads_as_a_plain_model_and_holds_nothing_of_training(
     run: Path, tmp_path: Path
 ) -> None:
     done = export_model(run, tmp_path / "out")
-    load_model(str(done.model), device="cpu")
+    vision = load_model(str(done.model), device="cpu").vision
+    before = load_model(str(tmp_path / "source"), device="cpu").vision
+    # Pictures at the size that it was trained with.
+    assert (vision.min_pixels, vision.max_pixels) == (before.min_pixels, 50_000)
+    assert before.max_pixels != 50_000
     names = {file.name for file in done.model.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
     assert "preprocessor_config.json" in names
@@ -105,9 +109,12 @@ def test_evaluations_come_with_their_protocol(run: Path, tmp_path: Path) -> None
     with RunWriter(tmp_path / "eval", config, "eval"):
         pass
     result = {"overall": {"accuracy": 0.887, "tasks": 191, "accuracy_se": None}}
+    result |= {"headline": {"mean": 0.75}, "suite": {"name": "vstar", "protocol": "kit"}}
     (tmp_path / "eval" / "result.json").write_text(json.dumps(result))
     export_model(run, tmp_path / "out", [tmp_path / "eval"])
     card = (tmp_path / "out" / "README.md").read_text()
+    assert card.index("| `suite` | vstar, protocol kit |") < card.index("| `mean` | 0.75 |")
+    assert card.index("| `mean` | 0.75 |") < card.index("| `accuracy` |")
     for said in ("vstar.jsonl", "| `accuracy` | 0.887 |", "| `eval.samples` | 32 |"):
         assert said in card, said
     assert "accuracy_se" not in card

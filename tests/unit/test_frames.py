@@ -100,6 +100,54 @@ def test_reading_on_gives_every_frame(kind):
         assert np.array_equal(reader.get([number])[0], frame), number
 
 
+@pytest.mark.parametrize("name", ["b_frames.avi", "b_frames.mp4"])
+def test_reading_on_decodes_no_frame_over_and_over(tmp_path, monkeypatch, name):
+    path = written(tmp_path / name, **KINDS[name])
+    count, decode = [0], FrameReader._decode
+
+    def counting(self, *arguments):
+        count[0] += 1
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(FrameReader, "_decode", counting)
+    reader = FrameReader(path)
+    for number in range(NUM):
+        reader.get([number])
+    assert count[0] < 3 * NUM
+
+
+def test_frames_that_are_not_shown_are_not_counted(tmp_path):
+    """An encoder of VP8 may store pictures that others refer to and nobody sees."""
+    path = tmp_path / "hidden.webm"
+    source = written(tmp_path / "source.mp4", num=100, crf="0")
+    for number in ("1", "2"):
+        ffmpeg(
+            *("-i", source, "-c:v", "libvpx", "-b:v", "80k", "-auto-alt-ref", "1"),
+            *("-lag-in-frames", "16", "-threads", "1", "-pass", number),
+            *("-passlogfile", tmp_path / "log", "-y", path),
+        )
+    with av.open(str(path)) as container:
+        assert sum(1 for packet in container.demux(video=0) if packet.size) > 100
+    reader, whole = FrameReader(path), all_frames(path)
+    assert reader.num_frames == len(whole) == 100
+    assert reader._index.timed, "or it could not be sought in"
+    for number in (99, 0, 50, 49, 17):
+        assert np.array_equal(reader.get([number])[0], whole[number])
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path, monkeypatch):
+    path = written(tmp_path / "clip.mp4")
+
+    def short(packets):
+        yield next(packets)
+        raise av.error.MemoryError(12, "no memory")
+
+    reader = FrameReader(path)
+    reader._packets = short(reader._packets)
+    with pytest.raises(MemoryError):
+        _ = reader.num_frames
+
+
 def test_frames_that_share_a_packet_of_a_program_stream_are_told_apart(tmp_path):
     # One colour each: so small that several frames have one time between them.
     flat = [

@@ -98,6 +98,16 @@ def test_the_judge_sees_the_question_the_reference_and_the_final_answer_only() -
     assert seen.body["max_tokens"] == 99
 
 
+def test_what_a_server_refuses_can_be_left_out_or_renamed() -> None:
+    other = {"omit": ("temperature",), "max_tokens_name": "max_completion_tokens"}
+    with FakeOpenAI(by_cup) as server:
+        grade(rewards(server, max_new_tokens=99, **other), "a plate")
+        (seen,) = server.requests
+    assert "temperature" not in seen.body
+    assert "max_tokens" not in seen.body
+    assert seen.body["max_completion_tokens"] == 99
+
+
 @pytest.mark.parametrize(
     ("reply", "right"),
     [

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from pyvision_rl.errors import ConfigError, RenderError
 from pyvision_rl.images import grid, num_tokens
@@ -22,6 +23,7 @@ from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.load import load_model
 from pyvision_rl.policy.vllm_prompt import PromptWriter
 from pyvision_rl.sizes.architecture import read_folder
+from pyvision_rl.train.reference import load_reference
 from pyvision_rl.types import Media, Segment
 from tests.tiny_models import FAMILIES, make_tiny, noise
 
@@ -225,6 +227,23 @@ def test_weights_that_cannot_be_read_are_named_by_their_key(tmp_path: Path) -> N
         load_model(str(tmp_path))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(
+    tmp_path: Path, family: str
+) -> None:
+    model, _ = make_tiny(tmp_path, family)
+    load_model(str(tmp_path))
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(file)
+    lost = next(name for name in sorted(tensors) if "visual" in name)
+    del tensors[lost]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"policy\.model = .* lack 1 tensors, .*visual"):
+        load_model(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"train\.kl_reference = .* lack 1 tensors, .*visual"):
+        load_reference(str(tmp_path), model)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="platform: there is a GPU")
 def test_a_device_that_is_not_here_is_named_by_its_key(tmp_path: Path) -> None:
     make_tiny(tmp_path)
@@ -262,6 +281,21 @@ def test_a_processor_saved_by_transformers_5_is_read_as_before(tmp_path: Path) -
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(rules))
     assert load_model(str(tmp_path), device="cpu").vision == before
     assert read_folder(tmp_path).spec == sized
+
+
+def test_what_a_processor_does_not_say_is_not_guessed(tmp_path: Path) -> None:
+    make_tiny(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    rules = json.loads(file.read_text())
+    for key in ("image_mean", "size", "max_pixels", "min_pixels"):
+        rules.pop(key, None)
+    file.write_text(json.dumps(rules))
+    says = r"does not say image_mean, size\.shortest_edge, size\.longest_edge"
+    with pytest.raises(ConfigError, match=says):
+        load_model(str(tmp_path))
+    file.write_text(json.dumps(rules | {"image_mean": [0.5, 0.5, 0.5]}))
+    limits = {"min_pixels": 784, "max_pixels": 7840}
+    assert load_model(str(tmp_path), **limits).vision.max_pixels == 7840
 
 
 def test_a_model_without_a_processor_is_refused_by_its_key(tmp_path: Path) -> None:

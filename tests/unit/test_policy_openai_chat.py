@@ -109,6 +109,10 @@ def test_what_a_server_refuses_can_be_left_out_or_renamed() -> None:
     assert "seed" not in body
     assert "max_tokens" not in body
     assert body["max_completion_tokens"] == 500
+    assert {"temperature", "top_p", "stop"} <= set(body)
+    with FakeOpenAI(lambda _: ANSWER) as server:
+        sample(policy(server, omit=["temperature", "top_p", "stop"]), request())
+        assert not {"temperature", "top_p", "stop"} & set(server.requests[0].body)
 
 
 @pytest.mark.parametrize(

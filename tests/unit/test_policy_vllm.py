@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given as examples
 from hypothesis import strategies as st
 
+from pyvision_rl.assemble import assemble
 from pyvision_rl.checks.sections import check_config
 from pyvision_rl.config import Config, PolicyConfig
 from pyvision_rl.errors import ConfigError, PolicyError, RenderError
@@ -268,6 +269,21 @@ def test_a_server_that_is_not_what_it_should_be_is_refused(
         policy = qwen.served(server, **options)
         with pytest.raises(ConfigError, match=message):
             sample(policy, ask(qwen.prompt()), ask(qwen.prompt()))
+
+
+def test_a_server_with_less_room_than_an_episode_may_take_is_refused(qwen: Bench) -> None:
+    with FakeVLLM(qwen.engine, Started(max_model_len=500)) as server:
+        policy = qwen.served(server)
+        policy.room = 501
+        with pytest.raises(ConfigError, match=r"rollout\.max_context_tokens = 501, .*-len 500"):
+            sample(policy, ask(qwen.prompt()))
+        policy = qwen.served(server)
+        policy.room = 500
+        sample(policy, ask(qwen.prompt()))
+    raw = {"name": "vllm", "model": str(qwen.folder), "options": {"url": server.url}}
+    config = Config.model_validate({"policy": raw, "rollout": {"max_context_tokens": 501}})
+    with assemble(config) as assembly:
+        assert assembly.harness.policy.room == 501
 
 
 def test_another_model_is_refused(qwen: Bench, tmp_path: Path) -> None:

@@ -480,7 +480,7 @@ def test_media_that_no_model_takes_are_refused() -> None:
         (
             Execution(ExecStatus.DIED, "", "The interpreter exited.", state_lost=True),
             "Text Result:\nThe interpreter exited.\nThe interpreter was started anew: "
-            "your variables are lost; the images are loaded.",
+            "your variables are lost; what was given or shown is loaded.",
         ),
     ],
 )

@@ -63,6 +63,8 @@ def test_the_paper_numbers_are_in_the_configs() -> None:
         assert config.rewards.tool_use_per_call == 0.1
         assert config.train.freeze_vision
         assert "no_tool_image" in config.selection.filters
+    # What the published conversations of its cold start taught.
+    assert shipped("pyvision_image_7b").prompts.style == "pyvision"
 
 
 @pytest.fixture(scope="module")

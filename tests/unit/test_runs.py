@@ -433,6 +433,16 @@ def test_resume_removes_later_steps_and_goes_on(tmp_path: Path) -> None:
     assert reader.info.config["seed"] == 1
 
 
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    write_run(tmp_path / "r", 2)
+    before = (tmp_path / "r/metrics.jsonl").read_bytes()
+    with RunWriter(tmp_path / "r", Config(), "rl", resume_step=2):
+        with pytest.raises(RunError, match="r: another process is writing there"):
+            RunWriter(tmp_path / "r", Config(), "rl", resume_step=1)
+        assert (tmp_path / "r/metrics.jsonl").read_bytes() == before
+    RunWriter(tmp_path / "r", Config(), "rl", resume_step=1).close()
+
+
 def test_events_are_kept_with_their_names(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "r", Config(), "rl") as run:
         run.event("short_batch", "3 of 16 groups")

@@ -238,6 +238,7 @@ def test_only_the_same_synthesis_can_be_gone_on_with(tmp_path: Path) -> None:
             **COLOURS,
             "rollout": {"max_live_episodes": 1},
             "rewards": {"judge": {"max_calls": 3}},
+            "watch": {"window": 3},
         }
     )
     assert run_synthesize(slower, tmp_path / "run", resume=tmp_path / "run").kept == 8
@@ -255,7 +256,8 @@ def test_a_teacher_that_cannot_be_reached_stops_the_run_or_is_counted_as_ours(
     allowed = Config.model_validate({**raw, "rollout": {"max_failed_share": 1.0}})
     result = run_synthesize(allowed, tmp_path / "counted")
     assert (result.kept, result.rejected) == (0, {"failed": 16})
-    assert len(RunReader(tmp_path / "counted").events()) == 3
+    events = RunReader(tmp_path / "counted").events()
+    assert [(e["name"], e["step"]) for e in events] == [("failed_episodes", k) for k in (1, 2, 3)]
 
 
 def test_a_judge_that_is_gone_stops_the_run(tmp_path: Path) -> None:

@@ -92,6 +92,16 @@ def test_optional_fields_have_their_defaults(write: Write) -> None:
     assert task.gold.answer_type == "auto"
 
 
+@pytest.mark.parametrize("key", ["image_path", "video_path", "mm_hint"])
+def test_media_of_a_published_record_are_not_passed_over(write: Write, key: str) -> None:
+    path = write("", row(**{key: "red.png"}), row(**{key: None}))
+    assert faults(path) == [
+        (2, f'{key}: is of a published record, which tasks.name = "published" reads')
+    ]
+    with pytest.raises(TaskError, match=key):
+        tasks(path)
+
+
 @pytest.mark.parametrize(("answer", "text"), [(7, "7"), (-0.5, "-0.5"), ("07", "07"), (0, "0")])
 def test_numbers_are_answers_too(write: Write, answer: Any, text: str) -> None:
     assert tasks(write(row(answer=answer)))[0].gold.answer == text
@@ -352,6 +362,15 @@ def test_row_groups_stay_in_memory_within_a_bound(
     else:
         with pytest.raises(TaskError, match="row group 0 cannot be read"):
             found.fields(1)
+
+
+def test_a_row_group_above_the_bound_is_not_read_for_every_row(tmp_path: Path) -> None:
+    rows = [row(id=i, image=bytes(100) * i) for i in range(4)]
+    path = parquet(tmp_path / "a.parquet", rows, group=4)
+    found = ParquetRows(path, kept_bytes=10)
+    assert found.fields(1)["image"] == b""
+    path.write_bytes(b"")
+    assert found.fields(4)["image"] == bytes(300)
 
 
 def test_parquet_images_may_be_bytes_or_paths_in_lists(write: Write, tmp_path: Path) -> None:

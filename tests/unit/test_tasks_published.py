@@ -98,6 +98,17 @@ def test_both_shapes_are_tasks(folder: Path, name: str) -> None:
     assert getattr(found, "data_sources")() == {"deepeyes", "vstar"}  # noqa: B009
 
 
+def test_a_record_says_itself_how_its_answer_compares_and_what_it_is_about(folder: Path) -> None:
+    own = raw(answer_type="text", category="digits", ability=None)
+    path = write(folder, own)
+    assert tasks(path)[0].gold.answer_type == "text"
+    assert tasks(path)[0].input.category == "digits"
+    # An option that is set counts for all.
+    assert tasks(path, answer_type="letter")[0].gold.answer_type == "letter"
+    with pytest.raises(TaskError, match="answer_type: is 'words'; allowed: "):
+        tasks(write(folder, raw(answer_type="words")))
+
+
 def test_videos_are_tasks_in_both_shapes(folder: Path) -> None:
     write_clip(folder / "film.mp4", counting(9))
     film = {"image_path": None, "video_path": "film.mp4", "data_source": "vsi", "answer": 4.5}

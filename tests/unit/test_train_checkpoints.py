@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from pyvision_rl.config import TrainConfig
 from pyvision_rl.errors import CheckpointError
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.load import load_model
+from pyvision_rl.train import checkpoints
 from pyvision_rl.train.batching import Example
 from pyvision_rl.train.checkpoints import (
     MANIFEST,
@@ -82,6 +84,25 @@ def test_a_checkpoint_is_an_ordinary_model_folder(
     assert tokenizers[0].encode(text) == tokenizers[1].encode(text)
     assert tokenizers[0].chat_template == tokenizers[1].chat_template
     assert load_model(str(path), device="cpu").vision == model.vision
+
+
+def test_pictures_are_flushed_before_the_checkpoint_that_vouches_for_them(
+    model: VisionLanguageModel, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(checkpoints, "_flush", lambda path: flushed.append(path.name))
+    media, folder = tmp_path / "media", tmp_path / "checkpoints"
+    media.mkdir()
+    (media / "old.png").write_bytes(b"")
+    save(folder, 1, model, source)
+    assert flushed.index("old.png") < flushed.index(MANIFEST)
+    for file in media.iterdir():
+        os.utime(file, (1, 1))
+    (media / "new.png").write_bytes(b"")
+    del flushed[:]
+    save(folder, 2, model, source)
+    assert flushed.index("new.png") < flushed.index(MANIFEST)
+    assert "old.png" not in flushed, "it was flushed with the checkpoint before"
 
 
 def test_a_checkpoint_gives_back_what_was_saved(

@@ -346,10 +346,23 @@ def test_evaluation_during_training_is_in_the_metrics(model: Path, tmp_path: Pat
     assert {"eval_accuracy", "eval_accuracy_c0", "eval_tool_calls_c1"} <= second.keys()
 
 
+def test_a_torn_task_to_evaluate_on_is_found_before_the_first_step(
+    model: Path, tmp_path: Path
+) -> None:
+    torn = {"tasks": {"name": "test_train_rl:Torn"}}
+    with pytest.raises(TaskError, match="colour-3: the image is torn"):
+        run_rl(config(model, train={"steps": 2, "eval_every": 2}, eval=torn), tmp_path / "run")
+    assert not metrics(tmp_path / "run")
+    # What is not asked need not be readable.
+    asked = {**torn, "num_tasks": 3}
+    run_rl(config(model, train={"steps": 2, "eval_every": 2}, eval=asked), tmp_path / "some")
+
+
 def test_curves_may_begin_before_the_first_step(model: Path, tmp_path: Path) -> None:
-    train = {"steps": 2, "eval_every": 2}
-    run_rl(config(model, train=train), tmp_path / "without")
-    run_rl(config(model, train=train | {"eval_at_start": True}), tmp_path / "with")
+    train, counts = {"steps": 2, "eval_every": 2}, {"name": "test_service_metrics:Counting"}
+    run_rl(config(model, train=train, rewards=counts), tmp_path / "without")
+    with_it = config(model, train=train | {"eval_at_start": True}, rewards=counts)
+    run_rl(with_it, tmp_path / "with")
     start, *steps = metrics(tmp_path / "with")
     assert start["step"] == 0
     assert {"eval_accuracy", "eval_tool_calls_c1"} <= start.keys()
@@ -513,6 +526,15 @@ def test_greedy_sampling_is_refused_before_work_starts(model: Path, tmp_path: Pa
             },
             r'"fp16" .* policy.dtype = "float16" wants to be "float32"',
         ),
+        ({"policy": {"dtype": "float16"}}, r'"float16" rounds gradients to nothing'),
+        (
+            {"policy": {"dtype": "float16"}, "train": {"master_weights": True, "lora_rank": 0}},
+            r'"float16" rounds gradients to nothing',
+        ),
+        (
+            {"policy": {"dtype": "float16"}, "train": {"lora_rank": 4}},
+            r'"float16" rounds gradients to nothing',
+        ),
     ],
 )
 def test_sections_that_do_not_fit_are_refused_before_the_model_is_loaded(
@@ -525,7 +547,12 @@ def test_sections_that_do_not_fit_are_refused_before_the_model_is_loaded(
 
 @pytest.mark.parametrize(
     ("dtype", "train"),
-    [("float32", {}), ("float32", {"master_weights": True}), ("bfloat16", {"lora_rank": 4})],
+    [
+        ("float32", {}),
+        ("float32", {"master_weights": True}),
+        ("bfloat16", {"lora_rank": 4}),
+        ("float16", {"lora_rank": 4}),
+    ],
 )
 def test_fp16_is_for_whatever_trains_float32(dtype: str, train: dict[str, object]) -> None:
     check_rl(config(Path("m"), policy={"dtype": dtype}, train={"mixed_precision": "fp16"} | train))

@@ -259,12 +259,19 @@ def test_resuming_with_what_changes_the_result_is_refused_by_name(
         run_sft(other, tmp_path / "run", resume=tmp_path / "run", wire=Wiring())
 
 
-def test_resuming_may_save_elsewhere_and_more_often(
+def test_resuming_may_save_elsewhere_and_more_often_and_in_less_memory(
     source: Path, pairs: Path, tmp_path: Path
 ) -> None:
     run_sft(config_of(source, pairs, {"steps": 1}), tmp_path / "run", wire=Wiring())
     other = config_of(
-        source, pairs, {"steps": 1}, save_every=1, keep_checkpoints=9, micro_batch_rows=2
+        source,
+        pairs,
+        {"steps": 1},
+        save_every=1,
+        keep_checkpoints=9,
+        micro_batch_rows=2,
+        micro_batch_tokens=999,
+        gradient_checkpointing=True,
     )
     other = other.model_copy(update={"policy": other.policy.model_copy(update={"model": "moved"})})
     run_sft(other, tmp_path / "run", resume=tmp_path / "run", wire=Wiring())

@@ -35,7 +35,10 @@ from pyvision_rl.train.interrupts import Interrupted
 from pyvision_rl.train.learner import Learner
 from pyvision_rl.train.sft import mean_nll, run_sft
 from pyvision_rl.train.sft_data import Epochs, Segments, StageData, hold_out, load_source
+from pyvision_rl.train.sft_parts import _compared
 from pyvision_rl.types import Segment
+
+SCRIPTS = {"kind": "scripts", "tasks": {"name": "needle"}}
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +281,18 @@ def test_held_out_examples_are_measured_and_never_trained_on(
     assert mean_nll(learner, data.held_out) == pytest.approx(result.held_out_nll, abs=1e-5)
 
 
+def test_held_out_examples_whose_prompt_is_trained_on_are_counted(
+    source: Path, pairs: Path, tmp_path: Path
+) -> None:
+    whole = {"kind": "pairs", "path": str(pairs)}
+    config = config_of(source, pairs, {"data": [{**whole, "count": 2}], "eval_data": [whole]})
+    data = StageData(config, 0, load_renderer(str(source)), lambda data: [])
+    assert (data.num_examples, len(data.held_out), data.num_seen) == (2, 6, 2)
+    wiring = Wiring()
+    run_sft(config, tmp_path / "run", wire=wiring)
+    assert [line.get("held_out_seen") for line in wiring.lines.values()] == [2, None, None, None]
+
+
 def test_measuring_changes_no_step(source: Path, pairs: Path, tmp_path: Path) -> None:
     stage = {"steps": 4, "eval_data": [{"kind": "pairs", "path": str(pairs)}]}
     often = config_of(source, pairs, {**stage, "eval_every": 1})
@@ -400,6 +415,15 @@ def test_a_run_killed_behind_its_last_step_still_says_its_held_out_nll(
         ({"data": [{"kind": "conversations"}]}, r"data\[0\]\.path is missing: name a JSON"),
         ({"data": [{"kind": "pairs", "path": "x", "image_root": "y"}]}, r"image_root is for conv"),
         ({"data": [{"kind": "pairs", "path": "x", "tokens": "rendered"}]}, r"tokens is for traj"),
+        ({"data": [{"kind": "pairs", "path": "x", "max_wrong": 0.1}]}, r"max_wrong is for scripts"),
+        (
+            {"data": [{"kind": "trajectories", "path": "x", "tasks": {"name": "needle"}}]},
+            r"data\[0\]\.tasks is for pairs and scripts only, not for trajectories",
+        ),
+        (
+            {"data": [{"kind": "scripts", "path": "x", "tasks": {"name": "needle"}}]},
+            r"data\[0\]\.path is not for scripts",
+        ),
         (
             {"steps": None, "epochs": 1, "data": [{"kind": "pairs", "path": "x", "weight": 2}]},
             r"data\[0\]\.weight = 2\.0: only a stage of steps",
@@ -428,6 +452,32 @@ def test_scaling_the_gradients_of_rounded_weights_is_refused_before_work_starts(
     half = config.policy.model_copy(update={"dtype": "bfloat16"})
     with pytest.raises(ConfigError, match=r'"fp16" .* policy\.dtype = "bfloat16"'):
         check_stages(config.model_copy(update={"policy": half}))
+
+
+def test_half_precision_without_a_scaled_loss_is_refused_before_work_starts(
+    source: Path, pairs: Path
+) -> None:
+    config = config_of(source, pairs, master_weights=True)
+    half = config.policy.model_copy(update={"dtype": "float16"})
+    with pytest.raises(ConfigError, match='"float16" rounds gradients to nothing'):
+        check_stages(config.model_copy(update={"policy": half}))
+
+
+@pytest.mark.parametrize(
+    ("stage", "kept"),
+    [
+        ({"eval_share": 0.5}, True),
+        ({"eval_share": 0.5, "data": [SCRIPTS]}, False),
+        ({"eval_data": [SCRIPTS]}, True),
+        ({}, False),
+    ],
+)
+def test_pictures_of_scripts_are_kept_as_they_are_where_prompts_are_compared(
+    source: Path, pairs: Path, stage: dict[str, Any], kept: bool
+) -> None:
+    both = [SCRIPTS, {"kind": "pairs", "path": str(pairs)}]
+    config = config_of(source, pairs, {"data": both} | stage)
+    assert _compared(config, config.sft.stages[0].data[0]) == kept
 
 
 def test_a_source_of_one_prompt_cannot_be_split(source: Path, tmp_path: Path) -> None:

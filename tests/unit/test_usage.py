@@ -227,6 +227,13 @@ def test_the_shares_are_of_different_frames() -> None:
     assert (seen.share, seen.fetched_share) == (3 / 128, 14 / 128)
 
 
+def test_frames_beyond_those_that_are_named_are_counted() -> None:
+    some = VideoFrames("video_clue_0", (0, 2), 5)
+    seen = frames_seen(FILMS.input, film(watched([some, replace(some, num_left_out=900)], [])))
+    # Of one block and video there are no more than the video has.
+    assert (seen.fetched, seen.fetched_unique) == (7 + 64, 2)
+
+
 def test_equal_frames_of_two_videos_are_different_frames() -> None:
     both = film(watched([], [frames(5), frames(5, of=1)]))
     seen = frames_seen(FILMS.input, both)

@@ -112,6 +112,15 @@ def test_a_video_cut_short_has_the_frames_it_has_and_fails_its_check(tmp_path: P
     lost = 50 - facts.num_frames
     with pytest.raises(TaskError, match=rf"cut\.mp4: it is cut short: {lost} of 50 frames"):
         check_video(cut)
+    # Without an index in front, the header tells how long it was.
+    whole = write_clip(tmp_path / "whole.mkv", counting(50))
+    assert check_video(whole) == file_video(whole)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(
+        TaskError, match=r"cut\.mkv: it is cut short: .* its header tells of 6\.\d s"
+    ):
+        check_video(cut)
     headless = tmp_path / "headless.mp4"
     headless.write_bytes(write_clip(tmp_path / "late.mp4", counting(50)).read_bytes()[:2000])
     with pytest.raises(TaskError, match=r"headless\.mp4: .*no(t a)? video"):

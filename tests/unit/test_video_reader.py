@@ -229,6 +229,25 @@ def test_opencv_reads_bound_videos(reader, frames, path):
     assert not cv2.VideoCapture("no_video.mp4").isOpened()
 
 
+def test_opencv_takes_its_arguments_by_name(reader, frames, path):
+    import cv2
+
+    ours = cv2.VideoCapture(filename=NAME, apiPreference=cv2.CAP_ANY)
+    assert same(ours.read()[1][..., ::-1], frames[0])
+    assert ours.open(filename=f"{NAME}.mp4", apiPreference=cv2.CAP_FFMPEG)
+    theirs = cv2.VideoCapture(filename=str(path))
+    assert same(theirs.read()[1][..., ::-1], frames[0])
+    empty = cv2.VideoCapture()
+    assert not empty.isOpened()
+    assert empty.open(NAME)
+
+
+def test_an_array_in_another_order_knows_its_frames(reader):
+    picture = reader[3].asnumpy().transpose(2, 0, 1)
+    assert frames_of(picture / 255.0) == frames_of(reader[3].asnumpy())
+    assert frames_of((picture / 255.0)[::-1, 1:]) == frames_of(reader[3].asnumpy())
+
+
 def test_opencv_passes_on_which_frames_an_array_shows(reader):
     import cv2
 

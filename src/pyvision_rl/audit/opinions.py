@@ -19,6 +19,7 @@ from pyvision_rl.rewards.maths import Outcome, has_math_verify
 from pyvision_rl.rewards.route import route_key
 from pyvision_rl.rewards.ruling import Rules
 from pyvision_rl.runs_codec import SavedRollout
+from pyvision_rl.suites.grading import for_judge
 
 _SAID = {Outcome.EQUAL: True, Outcome.UNEQUAL: False}
 
@@ -102,14 +103,14 @@ class Opinions:
         if domain not in self._judges:
             config = self._config.model_copy(update={"options": {"domain": domain}})
             self._judges[domain] = JudgeGrader(config, self._judge)
-        judge = self._judges[domain]
-        known = judge.known(saved.task, answer)
+        judge, task = self._judges[domain], for_judge(saved.task)
+        known = judge.known(task, answer)
         if known is not None or not self._ask:
             return known
         if len(answer) > self._config.judge.max_answer_chars:
             return False
         try:
-            return await judge.ask(saved.task, answer)
+            return await judge.ask(task, answer)
         except RewardError as error:
             self._failed[str(error)] += 1
             return None

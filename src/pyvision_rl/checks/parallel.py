@@ -38,12 +38,23 @@ def check_parallel(config: Config) -> None:
 
 
 def check_fp16(config: Config) -> None:
-    """Raise ConfigError where ``mixed_precision = "fp16"`` would scale gradients of 16 bits."""
-    if config.policy.dtype != "float32" and not config.train.lora_rank:
+    """Raise ConfigError for what numbers of 16 bits with few exponents cannot train.
+
+    The loss has to be scaled, or gradients are rounded to nothing; what is scaled has to have
+    gradients of float32; and moments of float16 would be nothing themselves.
+    """
+    scaled, adapters = config.train.mixed_precision == "fp16", config.train.lora_rank > 0
+    if scaled and config.policy.dtype != "float32" and not adapters:
         raise ConfigError(
             'train.mixed_precision = "fp16" scales the loss, which wants gradients of float32: '
             f'policy.dtype = "{config.policy.dtype}" wants to be "float32", or train.lora_rank to '
             "be above 0, whose adapters are"
+        )
+    if config.policy.dtype == "float16" and not scaled:
+        raise ConfigError(
+            'policy.dtype = "float16" rounds gradients to nothing: "bfloat16" with '
+            'train.master_weights trains, or "float32" with train.mixed_precision, or adapters '
+            '(train.lora_rank) with train.mixed_precision = "fp16"'
         )
 
 

@@ -43,7 +43,7 @@ def check_training(config: Config) -> None:
 
         check_parallel(config)
     train = config.train
-    if train.mixed_precision == "fp16":
+    if train.mixed_precision == "fp16" or config.policy.dtype == "float16":
         from pyvision_rl.checks.parallel import check_fp16
 
         check_fp16(config)

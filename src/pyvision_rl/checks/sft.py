@@ -27,7 +27,7 @@ def check_stages(config: Config) -> None:
         from pyvision_rl.checks.parallel import check_parallel
 
         check_parallel(config)
-    if config.train.mixed_precision == "fp16":
+    if config.train.mixed_precision == "fp16" or config.policy.dtype == "float16":
         from pyvision_rl.checks.parallel import check_fp16
 
         check_fp16(config)
@@ -107,6 +107,12 @@ def _check_source(data: SftDataConfig, where: str) -> None:
         raise ConfigError(f"{where}.image_root is for conversations only, not for {data.kind}")
     if data.tokens != "recorded" and data.kind != "trajectories":
         raise ConfigError(f"{where}.tokens is for trajectories only, not for {data.kind}")
+    if data.max_wrong and data.kind != "scripts":
+        raise ConfigError(f"{where}.max_wrong is for scripts only, not for {data.kind}")
+    if data.tasks is not None and data.kind not in ("pairs", "scripts"):
+        raise ConfigError(f"{where}.tasks is for pairs and scripts only, not for {data.kind}")
+    if data.path and data.kind == "scripts":
+        raise ConfigError(f"{where}.path is not for scripts, whose tasks have them")
     if data.kind == "scripts" and data.tasks is None:
         raise ConfigError(f"{where}.tasks is missing: name a task set with scripts")
     if data.kind == "pairs" and (data.tasks is None) == (not data.path):

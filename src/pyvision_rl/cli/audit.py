@@ -1,12 +1,11 @@
 """``pvrl audit``: where the graders of a run disagree, and which of its rewards to look at.
 
-In: a run folder. Out: one table, and at will a JSON file with every finding. A finding is no
-failure: the exit code is 0 whatever is found.
+In: a run folder. Out: one table, or every finding as JSON. A finding is no failure: the exit code
+is 0 whatever is found.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyvision_rl.cli.execute import (
+    AsJson,
     Debug,
     MaxJudgeCalls,
     Overrides,
@@ -23,7 +23,7 @@ from pyvision_rl.cli.execute import (
     judge_budget,
     say,
     wide_console,
-    writable,
+    write_json,
 )
 from pyvision_rl.config_file import find_config, load_config
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 @guarded
 def audit(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write every finding there.")
-    ] = None,
     ask_judge: Annotated[
         bool, typer.Option("--ask-judge", help="Ask the judge what it was not asked before.")
     ] = False,
@@ -45,6 +42,7 @@ def audit(
     examples: Annotated[
         int, typer.Option("--examples", min=0, metavar="N", help="Of each kind of finding.")
     ] = 2,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Audit a run's rewards: where rules, math-verify and judge disagree; what is suspicious."""
@@ -52,18 +50,17 @@ def audit(
     from pyvision_rl.runs import read_info
 
     read_info(run)  # or "nothing" would be looked for among the configs
-    writable("--json", json_file)
-    keys = list(overrides or ())
-    keys += judge_budget(max_judge_calls)
+    keys = [*judge_budget(max_judge_calls), *(overrides or ())]
     found = look(run, load_config(find_config(str(run)), keys), ask_judge=ask_judge)
-    if json_file is not None:
-        json_file.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
-    _show(found, examples)
-    where = "" if json_file is None else f"; all of them in {json_file}"
-    say(f"{len(found.findings)} findings in {found.graded} graded trajectories{where}")
     first = found.findings[0] if found.findings else None
     task = f" --step {first.step} --task {first.task} --rollout {first.rollout}" if first else ""
-    say(f"next: pvrl show {run}{task}")
+    following = f"pvrl show {run}{task}"
+    if as_json:
+        write_json({"verb": "audit", "result": found.to_json(), "next": following})
+        return
+    _show(found, examples)
+    say(f"{len(found.findings)} findings in {found.graded} graded trajectories")
+    say(f"next: {following}")
 
 
 def _show(found: Audit, examples: int) -> None:

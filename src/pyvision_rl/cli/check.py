@@ -224,6 +224,8 @@ def _result(what: str, target: str, findings: Sequence[Finding]) -> dict[str, An
 
 
 def _table(findings: Sequence[Finding], show: int) -> None:
+    from pyvision_rl.show import sanitize
+
     table = Table("", "check", "detail", box=None, pad_edge=False)
     bad = [f for f in findings if not f.ok]
     # What is wrong with single rows comes first; the last failure counts them.
@@ -231,9 +233,8 @@ def _table(findings: Sequence[Finding], show: int) -> None:
     told = False
     for finding in findings:
         if id(finding) not in left_out:
-            table.add_row(
-                Text.assemble(_MARKS[finding.status]), Text(finding.name), Text(finding.detail)
-            )
+            cells = (Text(sanitize(text)) for text in (finding.name, finding.detail))
+            table.add_row(Text.assemble(_MARKS[finding.status]), *cells)
         elif not told:
             told = True
             text = f"{len(left_out):,} more; --show 0 or --report FILE has them all"

@@ -105,7 +105,7 @@ def evaluate(
     keys += judge_budget(max_judge_calls)
     typed = (*keys, *(overrides or ()))
     options = Options(config, typed, out, resume, dry_run, as_json, device_memory_gb)
-    if suite:
+    if resume is None:
         options = _with_settings(options)
 
     def work(job: Job) -> Any:
@@ -149,7 +149,8 @@ def rescore(
     keys += judge_budget(max_judge_calls)
     config = rescore_config(run, [*keys, *(overrides or ())], protocol)
     own = next((key for key in overrides or () if key.startswith("rewards.judge.")), "")
-    _refuse_idle_judge(config.rewards, own or ((judge or judge_model) and f"--judge {judge}"))
+    typed = (judge and f"--judge {judge}") or (judge_model and f"--judge-model {judge_model}")
+    _refuse_idle_judge(config.rewards, own or typed)
     with new_folder(out), Reporter(Console(stderr=True), "rescore") as report:
         result = to_json(grade(run, out, config, report))
     _told("rescore", result, f"pvrl compare {run} {out}", as_json=as_json, out=out)
@@ -173,7 +174,9 @@ def compare(
     if as_json:
         write_json({"verb": "compare", "result": found.to_json(), "next": following})
         return
-    say(found.page())
+    from pyvision_rl.show import sanitize
+
+    say(sanitize(found.page()))
     say(f"next: {following}")
 
 

@@ -74,7 +74,7 @@ def _plain(name: str, work: Callable[[Job], Any], then: Then) -> Callable[..., N
         as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:
-        keys = (*(overrides or ()), *judge_budget(max_judge_calls))
+        keys = (*judge_budget(max_judge_calls), *(overrides or ()))
         options = Options(config, keys, out, None, dry_run, as_json, device_memory_gb)
         run_verb(name, options, work, then=then)
 
@@ -96,7 +96,7 @@ def _resumable(name: str, work: Callable[[Job], Any], then: Then) -> Callable[..
         as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:
-        keys = (*(overrides or ()), *judge_budget(max_judge_calls))
+        keys = (*judge_budget(max_judge_calls), *(overrides or ()))
         options = Options(config, keys, out, resume, dry_run, as_json, device_memory_gb)
         run_verb(name, options, work, then=then)
 

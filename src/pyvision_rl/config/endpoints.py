@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -32,6 +33,10 @@ class EndpointConfig(Section):
     """Further tries after a timeout, a broken connection or answer, 408, 429 or 5xx."""
     retry_wait_s: float = Field(1.0, ge=0)
     """Longest wait before the first retry; doubled for each further one, with jitter."""
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """How the server calls the limit of a reply."""
+    omit: tuple[Literal["temperature", "top_p", "stop"], ...] = ()
+    """Parameters that are not sent, for a server that refuses them."""
     max_wait_s: float = Field(60.0, gt=0)
     """Longest wait before any retry; a server that asks for more is given up."""
 

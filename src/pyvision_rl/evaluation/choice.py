@@ -42,8 +42,8 @@ class Choice:
     tasks: TaskSet
     indices: tuple[int, ...]
     """Places in the set, ascending."""
-    total: int
-    """Tasks of the set that the config lets us use."""
+    of_the_set: int
+    """Tasks of the set, whatever the config takes of them."""
 
     def chunks(self) -> list[tuple[int, ...]]:
         """Return the places in pieces: those of one piece share a file and a seed."""
@@ -60,9 +60,9 @@ def choose(config: Config) -> Choice:
     tasks, first = held_out(config)
     total = num_tasks(tasks, evaluated(config))
     if not config.eval.ids:
-        return Choice(tasks, tuple(range(first)), total)
+        return Choice(tasks, tuple(range(first)), len(tasks))
     places = _places(tasks, total, config.eval.ids)
-    return Choice(tasks, tuple(places[: config.eval.num_tasks]), total)
+    return Choice(tasks, tuple(places[: config.eval.num_tasks]), len(tasks))
 
 
 def _places(tasks: TaskSet, total: int, ids: Sequence[str]) -> list[int]:

@@ -227,7 +227,7 @@ def _line(name: str, part: Part) -> list[str]:
     between = f"{share(interval.low)} to {share(interval.high)}" if interval else "-"
     shares = (share(part.accuracy_a), share(part.accuracy_b), share(part.difference))
     counts = (str(part.flips[flip]) for flip in FLIPS)
-    return [name, str(part.items), *shares, between, number(part.p), *counts]
+    return [name.replace("|", "/"), str(part.items), *shares, between, number(part.p), *counts]
 
 
 def _listed(ids: Sequence[str]) -> str:

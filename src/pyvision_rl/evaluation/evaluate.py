@@ -96,11 +96,14 @@ class EvalResult:
 
     overall: Score
     categories: dict[str, Score]
+    headline: Mapping[str, float | None] = field(default_factory=dict)
+    """The number that a suite reports, by its name; empty without a suite."""
 
     def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         categories = {name: score.to_json() for name, score in self.categories.items()}
-        return {"overall": self.overall.to_json(), "categories": categories}
+        told = {"headline": dict(self.headline)} if self.headline else {}
+        return {**told, "overall": self.overall.to_json(), "categories": categories}
 
     def metrics(self) -> dict[str, float]:
         """Return the numbers of an evaluation in RL, without those that nothing was graded for."""
@@ -251,14 +254,26 @@ def held_out(config: Config) -> tuple[TaskSet, int]:
     return tasks, min(config.eval.num_tasks or len(tasks), num_tasks(tasks, section))
 
 
+def check_held_out(config: Config) -> None:
+    """Raise TaskError if a held-out task cannot be read: in mid-run it would cost steps."""
+    tasks, parts = _asked(config)
+    for index in (i for part in parts for i in part):
+        tasks[index]
+
+
+def _asked(config: Config) -> tuple[TaskSet, Sequence[Sequence[int]]]:
+    """The held-out tasks, and the chunks of those that are asked."""
+    tasks, total = held_out(config)
+    if not config.eval.ids:
+        return tasks, chunks(total)
+    from pyvision_rl.evaluation.choice import choose
+
+    return tasks, choose(config).chunks()
+
+
 def evaluate_now(assembly: Assembly, *, forced: str = "") -> EvalResult:
     """Return the held-out result of the assembly's policy as it is now; writes nothing."""
-    tasks, total = held_out(assembly.config)
-    parts: Sequence[Sequence[int]] = chunks(total)
-    if assembly.config.eval.ids:
-        from pyvision_rl.evaluation.choice import choose
-
-        parts = choose(assembly.config).chunks()
+    tasks, parts = _asked(assembly.config)
     items: list[Judged] = []
     for part in parts:
         items += judged(evaluate(assembly, tasks, part, forced=forced))

@@ -156,7 +156,7 @@ def _section(config: Config) -> TasksConfig:
 
 def _tasks(config: Config, choice: Choice) -> Json:
     section = _section(config).model_dump(mode="json")
-    return section | {"of_the_set": choice.total, "chosen": len(choice.indices)}
+    return section | {"of_the_set": choice.of_the_set, "chosen": len(choice.indices)}
 
 
 def _prompt(config: Config, choice: Choice, harness: Harness) -> Json:

@@ -12,7 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,6 +44,9 @@ def write_result(
         RunError: The disk refuses.
     """
     result = result_of([item.sample for item in items])
+    if report := suite_report(config, items):
+        name = report["headline"]
+        result = replace(result, headline={name: report["numbers"].get(name)})
     more = dict(more or {})
     protocol, rescored = read_protocol(folder), "rescored" in more
     told = result_json(config, items, result, protocol, rescored=rescored) | more
@@ -89,7 +92,8 @@ def estimate(samples: Sequence[Sample], *, seed: int = 0) -> Json:
     """Return accuracy and score with errors and intervals, and pass@k.
 
     ``accuracy`` is avg@k: each task's samples are averaged, then the tasks. A share of tasks with
-    one sample each has Wilson's interval, everything else a bootstrap over tasks.
+    one sample each has Wilson's interval, and so have tasks that are all right or all wrong;
+    everything else has a bootstrap over tasks.
 
     Args:
         samples: Of some tasks, ungraded ones among them.
@@ -106,8 +110,9 @@ def estimate(samples: Sequence[Sample], *, seed: int = 0) -> Json:
     scores = [math.fsum(s.score or 0.0 for s in g) / len(g) for g in groups]
     if not groups:
         return {"tasks": 0, "samples": 0, "accuracy": None, "score": None, "pass_at": {}}
-    single = max(counts) == 1
-    interval = wilson(sum(right), len(groups)) if single else bootstrap(shares, seed=seed)
+    # A bootstrap of equal shares would be certain after three tasks.
+    rate = max(counts) == 1 or set(shares) in ({0.0}, {1.0})
+    interval = wilson(round(sum(shares)), len(groups)) if rate else bootstrap(shares, seed=seed)
     of_scores = interval if scores == shares else bootstrap(scores, seed=seed)
     return {
         "tasks": len(groups),

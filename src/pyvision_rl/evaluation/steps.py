@@ -45,7 +45,7 @@ from pyvision_rl.types import Task
 
 REPORT_EVERY_S = 5.0
 """Between two lines of progress inside a chunk."""
-_ALONE = ("openai_chat", "scripted")
+_ALONE = ("openai_chat", "scripted", "vllm")
 """Policies whose turns do not depend on who else is being decoded."""
 
 

@@ -219,7 +219,9 @@ def _scorer(config: Config, suite: Suite) -> str | None:
 
 def _value(config: Config, key: str) -> Any:
     section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
+    value = getattr(getattr(config, section), name)
+    # An evaluation without a temperature of its own takes the policy's.
+    return getattr(config.policy, name, None) if value is None else value
 
 
 def _is_set(config: Config, key: str, *, from_run: bool) -> bool:

@@ -213,8 +213,11 @@ def _measured(run: Path, step: int) -> tuple[int, list[tuple[str, Any]]] | None:
 def _result(folder: Path) -> list[tuple[str, Any]]:
     file = folder / "result.json"
     try:
-        overall = json.loads(file.read_text(encoding="utf-8"))["overall"]
-        return [(name, value) for name, value in overall.items() if value is not None]
+        result = json.loads(file.read_text(encoding="utf-8"))
+        told = [*result.get("headline", {}).items(), *result["overall"].items()]
+        if suite := result.get("suite"):
+            told.insert(0, ("suite", f"{suite['name']}, protocol {suite['protocol'] or 'none'}"))
+        return [(name, value) for name, value in told if value is not None]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(f"{file} cannot be read: {error}") from error
 

@@ -7,6 +7,7 @@ Nothing is copied from a checkpoint that is not whole.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.export.card import card_of
+from pyvision_rl.runs import read_info
 
 _OURS = {"MANIFEST.json", "trainer.pt"}
 
@@ -57,9 +59,31 @@ def export_model(source: Path, out: Path, evaluations: Sequence[Path] = ()) -> E
     for file in sorted(checkpoint.iterdir()):
         if file.is_file() and file.name not in _OURS:
             shutil.copyfile(file, out / file.name)
+    _set_limits(run, out)
     (out / "README.md").write_text(card, encoding="utf-8")
     files = [file for file in out.iterdir() if file.is_file()]
     return Exported(out, checkpoint, len(files), sum(file.stat().st_size for file in files))
+
+
+def _set_limits(run: Path, out: Path) -> None:
+    """Write the run's own limits of a picture's pixels into the image processor's file.
+
+    The checkpoint has those of the model that the run began with.
+    """
+    policy = read_info(run).config.get("policy", {})
+    limits = {"shortest_edge": policy.get("min_pixels"), "longest_edge": policy.get("max_pixels")}
+    limits = {name: value for name, value in limits.items() if value}
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if not limits or not (out / name).is_file():
+            continue
+        told = json.loads((out / name).read_text(encoding="utf-8"))
+        rule = told if name.startswith("pre") else told.get("image_processor")
+        if isinstance(rule, dict):
+            rule["size"] = {**(rule.get("size") or {}), **limits}
+            for old, new in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+                if old in rule and new in limits:
+                    rule[old] = limits[new]
+            (out / name).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _locate(source: Path) -> tuple[Path, Path]:

@@ -60,14 +60,18 @@ def load_network(path: str, dtype: torch.dtype) -> Any:
     Policy and reference both come from here: equal weights then give equal bits.
 
     Raises:
-        OSError, ValueError: There is no such model.
+        OSError, ValueError: There is no such model, or tensors of it are missing.
         RuntimeError, SafetensorError: Its weights are damaged.
     """
     from transformers import AutoModelForImageTextToText
 
-    module: Any = AutoModelForImageTextToText.from_pretrained(
-        path, dtype=dtype, attn_implementation="sdpa"
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
     )
+    module, told = loaded
+    # transformers makes up what is missing, and warns.
+    if lost := sorted(told["missing_keys"]):
+        raise ValueError(f"its weights lack {len(lost)} tensors, the first is {lost[0]}")
     # Another family is refused by the caller, who can name what was wanted.
     if module.config.model_type in FAMILIES:
         speed_up(module.model.visual)
@@ -113,8 +117,15 @@ def vision_spec(
     except (OSError, ValueError) as error:
         raise ConfigError(f"policy.model = {path!r} has no image processor: {error}") from error
     size = raw.get("size") or {}
-    low = min_pixels or raw.get("min_pixels") or size.get("shortest_edge") or 3136
-    high = max_pixels or raw.get("max_pixels") or size.get("longest_edge") or 12845056
+    low: Any = min_pixels or raw.get("min_pixels") or size.get("shortest_edge")
+    high: Any = max_pixels or raw.get("max_pixels") or size.get("longest_edge")
+    needed = {"image_mean": raw.get("image_mean"), "image_std": raw.get("image_std")}
+    needed |= {"size.shortest_edge": low, "size.longest_edge": high}
+    if lost := [name for name, value in needed.items() if not value]:
+        raise ConfigError(
+            f"policy.model = {path!r}: the file of its image processor does not say "
+            f"{', '.join(lost)}; policy.min_pixels and policy.max_pixels may say the sizes"
+        )
     if low > high:
         keys = f"policy.min_pixels = {min_pixels}, policy.max_pixels = {max_pixels}"
         raise ConfigError(f"{keys}: {low} is above {high} (None is what {path!r} itself says)")

@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 from pydantic import Field
@@ -38,8 +38,6 @@ _CACHED_IMAGES = 64
 class Options(EndpointConfig):
     """The options of ``policy.name = "openai_chat"``."""
 
-    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the server calls the limit of a turn."""
     send_seed: bool = True
     """Send each turn's seed; some servers refuse it."""
     extra: dict[str, Any] = Field(default_factory=dict)
@@ -125,7 +123,8 @@ class OpenAIChatPolicy:
         if self._options.send_seed:
             # Servers read it as a signed 32-bit number.
             parameters["seed"] = request.seed % 2**31
-        return parameters | self._options.extra
+        sent = {k: v for k, v in parameters.items() if k not in self._options.omit}
+        return sent | self._options.extra
 
     def _completion(self, reply: Reply, limits: SampleLimits) -> Completion:
         text, stopped = with_stop(reply, limits.stop)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyvision_rl.config import PolicyConfig
-from pyvision_rl.errors import EndpointError, PolicyError, TaskError
+from pyvision_rl.errors import ConfigError, EndpointError, PolicyError, TaskError
 from pyvision_rl.policy.vllm_checks import Expected, Scribe, check_server
 from pyvision_rl.policy.vllm_options import read_options
 from pyvision_rl.policy.vllm_prompt import Asked, PromptWriter
@@ -59,6 +59,8 @@ class VLLMPolicy:
         self._adapter = ""
         self._publish: Publish | None = None
         self._closed = False
+        self.room = 0
+        """Tokens an episode may take: a server whose limit is below is refused."""
 
     async def check(self, server: VLLMServer | None = None) -> Served:
         """Return the served model, after checking that it is ours.
@@ -70,7 +72,14 @@ class VLLMPolicy:
             ConfigError: There is no such server, it serves another model, or it was started
                 otherwise than this policy needs it.
         """
-        return await check_server(server or self._server, self.options.model, self._expected)
+        server = server or self._server
+        served = await check_server(server, self.options.model, self._expected)
+        if served.max_tokens is not None and served.max_tokens < self.room:
+            raise ConfigError(
+                f"rollout.max_context_tokens = {self.room}, and {served.name!r} is served with "
+                f"--max-model-len {served.max_tokens}: lower the one or raise the other"
+            )
+        return served
 
     async def sample(self, request: SampleRequest) -> Completion:
         """Return the next turn.

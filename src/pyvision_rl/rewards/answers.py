@@ -26,7 +26,6 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeAlias
 
 REL_TOL = 1e-3
 ABS_TOL = 1e-9
@@ -56,10 +55,6 @@ _SIGNS = {ord("−"): "-", ord("–"): "-"} | {
     wide: chr(wide - 0xFEE0) for wide in range(0xFF01, 0xFF5F)
 }
 _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
-_BRACKETS = {"[": "]", "(": ")", "{": "}"}
-
-
-_Member: TypeAlias = "str | Decimal | tuple[_Member, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +200,14 @@ def option_letter(text: str) -> tuple[str | None, str]:
 
 def _same_integer(mine: str, theirs: str) -> bool:
     """Same whole number."""
-    first, second = _decimal(mine), _decimal(theirs)
+    first, second = decimal_of(mine), decimal_of(theirs)
     if first is None or second is None:
         return False
     return first == second and first == first.to_integral_value()
 
 
-def _decimal(text: str) -> Decimal | None:
-    """The exact value of a plain number, or None."""
+def decimal_of(text: str) -> Decimal | None:
+    """Return the exact value of a plain number, or None."""
     if len(text) > MAX_NUMBER_CHARS or not _NUMBER.fullmatch(text):
         return None
     return Decimal(text.replace(",", ""))
@@ -234,7 +229,7 @@ def _float(text: str) -> float | None:
     """The value of a plain number or a fraction of two integers, or None."""
     if len(text) > MAX_NUMBER_CHARS:
         return None
-    value = _decimal(text)
+    value = decimal_of(text)
     fraction = _FRACTION.fullmatch(text)
     if fraction:
         sign, *digits = fraction.groups()
@@ -262,31 +257,13 @@ def _truth(text: str) -> bool | None:
 
 def _same_set(mine: str, theirs: str) -> bool:
     """Same members, in any order and number."""
-    return set(_members(mine)) == set(_members(theirs))
+    from pyvision_rl.rewards.members import members
+
+    return set(members(mine)) == set(members(theirs))
 
 
 def _same_sequence(mine: str, theirs: str) -> bool:
     """Same members in the same order."""
-    return _members(mine) == _members(theirs)
+    from pyvision_rl.rewards.members import members
 
-
-def _members(text: str) -> tuple[_Member, ...]:
-    """The members of a list; numbers by value, so that ``7`` equals ``7.0``.
-
-    Between semicolons a comma belongs to its member, be it of a number or of a list of its own.
-    """
-    text = text.replace("\\{", "{").replace("\\}", "}")
-    if len(text) > 1 and _BRACKETS.get(text[0]) == text[-1]:
-        text = text[1:-1]
-    separator = next((sign for sign in ";," if sign in text), None)
-    members: list[_Member] = []
-    for piece in text.split(separator):
-        member = normalise(piece)
-        number = _decimal(member)
-        if number is not None:
-            members.append(number)
-        elif separator == ";" and "," in member:
-            members.append(_members(member))
-        elif member:
-            members.append(member)
-    return tuple(members)
+    return members(mine) == members(theirs)

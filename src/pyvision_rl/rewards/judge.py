@@ -56,7 +56,8 @@ class Judge:
         self.config = config
         self._endpoint = ChatEndpoint(config, "rewards.judge")
         self._cache = VerdictCache(config.cache)
-        self._parameters = {"temperature": 0, "max_tokens": config.max_new_tokens}
+        parameters = {"temperature": 0, config.max_tokens_name: config.max_new_tokens}
+        self._parameters = {k: v for k, v in parameters.items() if k not in config.omit}
         self._under_way: dict[str, asyncio.Task[bool]] = {}
         self.counts: Counter[str] = Counter()
 

@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from pyvision_rl.media import bytes_media, file_media, image_media
 from pyvision_rl.suites.tables import SHORT, Table, is_hub
 from pyvision_rl.types import Media
 
+_DAMAGED = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What a damaged, encrypted or unknown member raises."""
 MAX_NAME = 200
 """Characters; a longer text is no path but a picture."""
 
@@ -219,7 +222,7 @@ def stored(folder: Path, name: str) -> Path | bytes | None:
         with _opened(archive) as file:
             inside = file.namelist()
             if found := next((one for one in names if one in inside), None):
-                return file.read(found)
+                return _read(file, found)
             deeper += [(archive, one) for one in inside if one.partition("/")[2] in names]
     if len(deeper) > 1:
         places = ", ".join(f"{archive.name}: {one}" for archive, one in deeper[:3])
@@ -228,7 +231,7 @@ def stored(folder: Path, name: str) -> Path | bytes | None:
         return None
     [(archive, one)] = deeper
     with _opened(archive) as file:
-        return file.read(one)
+        return _read(file, one)
 
 
 def unpacked(folder: Path, name: str) -> Path:
@@ -239,9 +242,10 @@ def unpacked(folder: Path, name: str) -> Path:
     """
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise TaskError(f"{name!r} leads out of {folder}")
+    for one in _variants(name):
+        if (folder / one).is_file():
+            return folder / one
     path = folder / name
-    if path.is_file():
-        return path
     for archive in sorted(folder.glob("*.zip")):
         with _opened(archive) as file:
             ends = (one for one in file.namelist() if one == name or one.endswith(f"/{name}"))
@@ -257,6 +261,13 @@ def _opened(archive: Path) -> zipfile.ZipFile:
         raise TaskError(f"{archive}: not a readable archive ({error})") from error
 
 
+def _read(archive: zipfile.ZipFile, member: str) -> bytes:
+    try:
+        return archive.read(member)
+    except _DAMAGED as error:
+        raise TaskError(f"{archive.filename}: {member} cannot be read ({error})") from error
+
+
 def _unpack(archive: zipfile.ZipFile, member: str, path: Path) -> Path:
     """Write a member whole or not at all."""
     partial = path.with_name(f"{path.name}.{uuid4().hex}.part")
@@ -265,7 +276,7 @@ def _unpack(archive: zipfile.ZipFile, member: str, path: Path) -> Path:
         with archive.open(member) as source, partial.open("wb") as target:
             shutil.copyfileobj(source, target)
         partial.replace(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise TaskError(f"{path}: cannot be unpacked from {archive.filename} ({error})") from error
     finally:
         partial.unlink(missing_ok=True)

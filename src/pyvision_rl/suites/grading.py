@@ -95,7 +95,15 @@ class SuiteGrader:
         self._undecided += 1
         if self._rest is None:
             raise RewardError(f"undecided by the rules ({undecided.why}), and no rewards.judge")
-        # MathVerse asks some questions only in the picture, which the judge does not see.
-        if isinstance(told := task.gold.facts.get("question_for_eval"), str):
-            task = replace(task, input=replace(task.input, question=told))
-        return await self._rest(task, trajectory)
+        return await self._rest(for_judge(task), trajectory)
+
+
+def for_judge(task: Task) -> Task:
+    """Return the task with the question in words, for who does not see the picture.
+
+    MathVerse asks some questions only there.
+    """
+    told = task.gold.facts.get("question_for_eval")
+    return (
+        replace(task, input=replace(task.input, question=told)) if isinstance(told, str) else task
+    )

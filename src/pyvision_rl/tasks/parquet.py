@@ -19,6 +19,7 @@ from pyvision_rl.registry import missing
 
 IMAGE_COLUMNS = ("image", "images")
 KEPT_BYTES = 256 * 2**20
+_BUFFER = 2**20
 _ROWS_AT_ONCE = 64
 """Turned into Python objects together."""
 
@@ -48,7 +49,8 @@ class ParquetRows:
         except ImportError as error:
             raise missing(error, str(path)) from error
         try:
-            self._file: Any = parquet.ParquetFile(path)
+            # Read in pieces: a file may be one row group of gigabytes.
+            self._file: Any = parquet.ParquetFile(path, buffer_size=_BUFFER)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: not a Parquet file ({error})") from error
         groups = range(self._file.num_row_groups)
@@ -67,9 +69,12 @@ class ParquetRows:
             TaskError: A row group is damaged.
         """
         for group, start in enumerate(self._starts[:-1]):
-            batches = self._read(group, None).to_batches(max_chunksize=_ROWS_AT_ONCE)
-            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
-            yield from enumerate(rows, start=start + 1)
+            try:
+                batches = self._file.iter_batches(_ROWS_AT_ONCE, row_groups=[group])
+                rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+                yield from enumerate(rows, start=start + 1)
+            except (OSError, ValueError) as error:
+                raise self._damaged(group, error) from error
 
     def fields(self, row: int) -> dict[str, Any]:
         """Return the columns of a row (from 1).
@@ -82,14 +87,21 @@ class ParquetRows:
         if table is None:
             table = self._read(group, self._columns)
         self._kept[group] = table
-        while sum(kept.nbytes for kept in self._kept.values()) > self._kept_bytes:
+        # The one just read stays, whatever its size: it is asked for again.
+        while len(self._kept) > 1 and self._size() > self._kept_bytes:
             self._kept.popitem(last=False)
         fields: dict[str, Any] = table.slice(row - 1 - self._starts[group], 1).to_pylist()[0]
         return fields
 
-    def _read(self, group: int, columns: list[str] | None) -> Any:
-        """One row group as an Arrow table; None takes all columns."""
+    def _size(self) -> int:
+        return sum(table.nbytes for table in self._kept.values())
+
+    def _read(self, group: int, columns: list[str]) -> Any:
+        """One row group as an Arrow table."""
         try:
             return self._file.read_row_group(group, columns)
         except (OSError, ValueError) as error:
-            raise TaskError(f"{self._path}: row group {group} cannot be read ({error})") from error
+            raise self._damaged(group, error) from error
+
+    def _damaged(self, group: int, error: Exception) -> TaskError:
+        return TaskError(f"{self._path}: row group {group} cannot be read ({error})")

@@ -41,7 +41,7 @@ from pyvision_rl.tasks.rows import (
     summary,
 )
 from pyvision_rl.template import spelt_out
-from pyvision_rl.types import Gold, Media, Task, TaskInput
+from pyvision_rl.types import ANSWER_TYPES, Gold, Media, Task, TaskInput
 from pyvision_rl.video import file_video, require_av
 
 PROCESSED = ("prompt", "reward_model", "extra_info", "mm_hint")
@@ -276,9 +276,12 @@ def _processed(fields: _Fields, options: Options) -> dict[str, str]:
 
 
 def _labels(fields: _Fields, options: Options) -> dict[str, str]:
+    own = fields.text("answer_type")
+    if own and own not in ANSWER_TYPES:
+        fields.wrong.append(("answer_type", f"is {own!r:.40}; allowed: {', '.join(ANSWER_TYPES)}"))
     return {
-        "answer_type": options.answer_type,
-        "category": fields.text("ability"),
+        "answer_type": options.answer_type if options.answer_type != "auto" else own or "auto",
+        "category": fields.text("ability") or fields.text("category"),
         "data_source": fields.text("data_source"),
     }
 

@@ -46,6 +46,8 @@ FIELDS = (
 SUFFIXES = (".jsonl", ".parquet")
 SHOWN_FAULTS = 5
 NO_FILE = "no such file"
+_THEIRS = ("image_path", "video_path", "mm_hint")
+_PUBLISHED = 'is of a published record, which tasks.name = "published" reads'
 
 _log = logging.getLogger(__name__)
 
@@ -134,6 +136,7 @@ def entries(path: Path, *, limit: int | None, decode: bool = False) -> Iterator[
             continue
         unused.update(raw.keys() - set(FIELDS))
         row, messages = _check(raw, line, path.parent, decode)
+        messages += [f"{key}: {_PUBLISHED}" for key in _THEIRS if raw.get(key) is not None]
         first = line_of_id.setdefault(row.id, line)
         if first != line:
             messages.append(f"id is already used on line {first}")

@@ -110,6 +110,10 @@ def save_checkpoint(
         for name in ("metrics.jsonl", "events.jsonl", "rollouts", "media", ""):
             if (folder.parent / name).exists():
                 _flush(folder.parent / name)
+        before = max((path.stat().st_mtime for path in _all(folder)), default=0.0)
+        for picture in (folder.parent / "media").glob("*.png"):
+            if picture.stat().st_mtime >= before:
+                _flush(picture)
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(leftover)

@@ -44,7 +44,7 @@ def enough_memory(config: TrainConfig, step: int) -> Iterator[None]:
         if not config.gradient_checkpointing:
             ways.append("train.gradient_checkpointing = true")
         if not config.lora_rank:
-            ways.append("train.lora_rank = 64")
+            ways.append("train.lora_rank = 64 in a new run")
         raise DeviceFullError(
             f"step {step}: the GPU's memory is full ({str(error).splitlines()[0]}). What takes "
             f"less: {', '.join(ways)}; --dry-run tells what each part takes"

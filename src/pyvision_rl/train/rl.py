@@ -76,7 +76,7 @@ def run_rl(
             of its steps are lost.
         TrainError: Too many failed or ungraded episodes; no usable group in a step with
             ``selection.on_short = "error"``; or a NaN.
-        RunError: The disk refuses.
+        RunError, TaskError: The disk refuses; a task to evaluate on cannot be read.
         Interrupted: A signal stopped the run after a step (130 or 143); it can be resumed.
     """
     from pyvision_rl.checks.rl import check_lines, check_rl
@@ -191,8 +191,12 @@ def _loop(
 ) -> int:
     """Make the steps after ``begun``, save when it is time to, and return the last step made."""
     train, step, saved = assembly.config.train, begun, begun
+    if train.eval_every or train.eval_at_start:
+        from pyvision_rl.evaluation.evaluate import check_held_out
+
+        check_held_out(assembly.config)
     if train.eval_at_start and not journal.started:
-        journal.step(0, _evaluation(assembly, 0))
+        journal.step(0, _evaluation(assembly, 0) | assembly.stats())
     while step < train.steps and stop.received is None and not journal.ended:
         if not _train_step(assembly, learner, collector, journal, step + 1, stop):
             break

@@ -60,7 +60,8 @@ _MAY_DIFFER: dict[str, Any] = {
         *("save_every", "keep_checkpoints", "keep_every", "steps"),
         *("eval_every", "eval_at_start", "best_metric", "stop_at", "patience"),
         # Only rounding follows from it, and checkpoints that are about do not tell it.
-        *("micro_batch_rows", "minibatches", "epochs", "old_logprobs", "tis_cap"),
+        *("micro_batch_rows", "micro_batch_tokens", "gradient_checkpointing", "minibatches"),
+        *("epochs", "old_logprobs", "tis_cap"),
         *("clip_low", "clip_high", "dual_clip", "loss_norm", "constant_tokens"),
         *("kl_coefficient", "kl_reference", "memory_check"),
         *("parallel", "parallel_timeout_s", "num_processes", "overlap"),
@@ -170,6 +171,7 @@ class _Run:
             data.order.taken = self.at.taken
             self.learner_state = None
         besides = f" and {len(data.held_out)} held out" if data.held_out else ""
+        besides += f", {data.num_seen} of them with a prompt trained on," if data.num_seen else ""
         besides += f" ({data.num_too_long} too long)" if data.num_too_long else ""
         self.report(
             f"stage {stage.name!r}: {data.num_examples} examples{besides}, "
@@ -249,6 +251,8 @@ class _Run:
         }
         if self.at.stage_step == 1 and data.num_too_long:
             values["too_long"] = data.num_too_long
+        if self.at.stage_step == 1 and data.num_seen:
+            values["held_out_seen"] = data.num_seen
         # An earlier stage may have ended before its last step; one in epochs is counted once its
         # data are loaded.
         later = self.config.sft.stages[self.at.stage + 1 :]

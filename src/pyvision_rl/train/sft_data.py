@@ -82,8 +82,12 @@ class StageData:
                         f"{where}.eval_share = {stage.eval_share} leaves nothing of data[{i}] to "
                         "train on: its examples share too few prompts"
                     )
+        trained = {each[0] for source in self._sources for each in source}
+        self.num_seen = 0
+        """Examples of ``eval_data`` whose prompt is trained on too."""
         for source in load(stage.eval_data, "eval_data"):
             self.held_out += source
+            self.num_seen += sum(each[0] in trained for each in source)
         self._weights = TokenWeights(stage.token_weights, renderer.decode, where)
         self.batch_size = stage.batch_size
         sizes = [len(source) for source in self._sources]

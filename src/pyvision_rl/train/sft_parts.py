@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 
 from pyvision_rl.assemble import assemble
 from pyvision_rl.collect import collect_scripts
-from pyvision_rl.config import Config
+from pyvision_rl.config import Config, SftDataConfig
 from pyvision_rl.errors import ConfigError
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.probe import probe_model
@@ -140,6 +140,16 @@ class Progress:
     """Held-out NLL of that step; None if nothing is held out."""
 
 
+def _compared(config: Config, data: SftDataConfig) -> bool:
+    """Whether prompts of a source of scripts are looked for in sources of other kinds.
+
+    Their pictures must be the same for that; elsewhere they are kept at the size they are seen in.
+    """
+    stages = (s for s in config.sft.stages if s.eval_share or s.eval_data)
+    sources = ((*stage.data, *stage.eval_data) for stage in stages)
+    return any(data in of and any(s.kind != "scripts" for s in of) for of in sources)
+
+
 @contextmanager
 def wire_parts(
     config: Config, out: Path, start: Checkpoint | None, *, again: bool = False
@@ -164,7 +174,11 @@ def wire_parts(
                 model=model,
                 renderer=assembly.harness.renderer,
                 run_scripts=lambda data: collect_scripts(
-                    settings, data.tasks, data.count, max_wrong=data.max_wrong, seen_by=model.vision
+                    settings,
+                    data.tasks,
+                    data.count,
+                    max_wrong=data.max_wrong,
+                    seen_by=None if _compared(config, data) else model.vision,
                 ),
                 probe=lambda: probe_model(assembly),
                 metrics=writer.metrics,

@@ -49,7 +49,7 @@ def join(assembly: Assembly, out: Path) -> VisionLanguageModel:
             'rl trains an in-process policy: set policy.name = "local"; or one of a vLLM server: '
             '"vllm"'
         )
-    served = asyncio.run(_checked(policy, config))
+    served = asyncio.run(_checked(policy))
     model = _load(config)
     assert model.banned_ids == policy.facts.banned_ids
     prompts, renderer = assembly.harness.prompts, assembly.harness.renderer
@@ -59,20 +59,13 @@ def join(assembly: Assembly, out: Path) -> VisionLanguageModel:
     return model
 
 
-async def _checked(policy: VLLMPolicy, config: Config) -> Served:
+async def _checked(policy: VLLMPolicy) -> Served:
     # Connections belong to an event loop, and the policy's own will be that of the run.
     server = VLLMServer(policy.options)
     try:
-        served = await policy.check(server)
+        return await policy.check(server)
     finally:
         await server.close()
-    room = config.rollout.max_context_tokens
-    if served.max_tokens is not None and served.max_tokens < room:
-        raise ConfigError(
-            f"rollout.max_context_tokens = {room}, and {served.name!r} is served with "
-            f"--max-model-len {served.max_tokens}: lower the one or raise the other"
-        )
-    return served
 
 
 def _load(config: Config) -> VisionLanguageModel:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from pyvision_rl.config import Config
 from pyvision_rl.media import write_png
-from pyvision_rl.runs import cut_after
 from pyvision_rl.runs_codec import Json, SavedRollout, encode, media_of, number
 from pyvision_rl.runs_files import append, line_of, read_lines, replace_file
+from pyvision_rl.runs_opening import cut_after
 from pyvision_rl.types import Task, Trajectory
 
 PENDING = "pending"

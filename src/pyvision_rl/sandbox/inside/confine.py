@@ -127,7 +127,7 @@ class Jail:
         os.setsid()
         user = self.users + number % USERS if self.users else None
         home = self._settle(number, user, scratch_mb)
-        if videos and plan.level == NS:
+        if videos and plan.namespaced:  # it tells where the user's files lie, and opens them again
             namespaces.hide_proc()
         os.environ["HOME"] = os.environ["TMPDIR"] = home
         rlimits.confine(self._tasks)

@@ -251,6 +251,7 @@ class FrameReader:
     def _scan(self, number: int, *, whole: bool = False) -> av.VideoFrame | None:
         """Decode on to a frame; ``whole``: from the very start, which is as good as it gets."""
         self._lost = True  # should it be interrupted
+        whole = whole or not self._index.timed  # without times nothing is ever sought
         limit = int(self._index.order[number]) + REACH
         found = None
         while found is None:
@@ -270,7 +271,8 @@ class FrameReader:
         """Decode one packet more, on the way to a frame; False at the end."""
         try:
             packet = next(self._packets, None)
-        except av.FFmpegError:  # damaged from here on: what the decoder holds is the end
+        except av.FFmpegError as error:  # damaged from here on: what the decoder holds is the end
+            packets.damage(error)
             self._packets = iter(())
             self._take(self._stream.codec_context.decode)
             return True
@@ -294,7 +296,7 @@ class FrameReader:
 
     def _take(self, decode: Callable[[], list[av.VideoFrame]]) -> None:
         # What a broken packet should have shown is not found, and that is said.
-        with contextlib.suppress(av.FFmpegError):
+        with packets.tolerant():
             for frame in decode():
                 self._count += 1
                 shown = self._index.number(frame.pts) if self._index.timed else self._count

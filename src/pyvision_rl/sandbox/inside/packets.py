@@ -11,7 +11,7 @@ import array
 import builtins
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,8 +100,7 @@ def open_video(fd: int, threads: int) -> av.VideoStream:
     try:
         container = av.open("fd:", options=options)
     except av.FFmpegError as error:
-        if isinstance(error, MemoryError):
-            raise
+        damage(error)
         raise VideoError(f"it is not a video that can be read: {error.strerror}") from error
     streams = [s for s in container.streams.video if not s.disposition & _COVER]
     if not streams:
@@ -116,6 +115,21 @@ def open_video(fd: int, threads: int) -> av.VideoStream:
     stream.codec_context.thread_type = "NONE" if threads == 1 else "FRAME"
     stream.codec_context.thread_count = threads
     return stream
+
+
+def damage(error: av.FFmpegError) -> None:
+    """Raise what is a lack of memory: a sound file must not look shorter than it is."""
+    if isinstance(error, MemoryError):
+        raise error
+
+
+@contextlib.contextmanager
+def tolerant() -> Iterator[None]:
+    """Pass over what is damaged."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        damage(error)
 
 
 def index_by_time(
@@ -158,24 +172,31 @@ def index_by_time(
 def index_by_count(packets: Iterable[av.Packet[av.VideoStream]], stream: av.VideoStream) -> Index:
     """Number the frames by decoding them all, where packets do not say when they are shown."""
     count = 0
-    with contextlib.suppress(av.FFmpegError):  # damaged from here on
+    with tolerant():  # damaged from here on
         for packet in packets:
-            with contextlib.suppress(av.FFmpegError):
+            with tolerant():
                 count += len(packet.decode())
-    with contextlib.suppress(av.FFmpegError):
+    with tolerant():
         count += len(stream.codec_context.decode(None))
     numbers, none = np.arange(count), np.arange(0)
     return Index(numbers, count, numbers, numbers[:1], none, none, none, timed=False)
 
 
+def _hidden(packet: av.Packet[av.VideoStream]) -> bool:
+    """Whether a packet is of VP8 and shows nothing: others refer to it (RFC 6386, section 9.1)."""
+    return packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
+
+
 def _table(packets: Iterable[av.Packet[av.VideoStream]]) -> Numbers:
     """One row per packet: when it is shown and decoded, bytes, length, flags."""
     rows = array.array("q")
-    with contextlib.suppress(av.FFmpegError):  # damaged from here on
+    with tolerant():  # damaged from here on
         for packet in packets:
             if packet.size:
                 pts, dts = packet.pts, packet.dts
-                flags = _KEY * packet.is_keyframe | _DISCARD * packet.is_discard
+                flags = _KEY * packet.is_keyframe | _DISCARD * (
+                    packet.is_discard or _hidden(packet)
+                )
                 flags |= _CORRUPT * packet.is_corrupt
                 times = (_NONE if time is None else time for time in (pts, dts))
                 rows.extend((*times, packet.size, packet.duration or 0, flags))

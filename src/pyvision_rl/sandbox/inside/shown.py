@@ -170,8 +170,9 @@ def _derived(made: Any, sources: list[Any]) -> _Block | None:
         if pieces:
             return _piecewise(made, pieces)
     if not made.flags.forc:
-        low, high = np.lib.array_utils.byte_bounds(made)
-        return _Block(names.pop(), (union,), low, high - low)
+        ends = [(n - 1) * step for n, step in zip(made.shape, made.strides, strict=True)]
+        low, high = (sum(most(end, 0) for end in ends) for most in (min, max))
+        return _Block(names.pop(), (union,), _address(made) + low, high - low + made.itemsize)
     return _block(made, names.pop(), (union,))
 
 

@@ -163,18 +163,16 @@ class VideoCapture:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Return OpenCV's own for what is no bound video."""
-        if args and _bound(args[0]) is None:
+        if (args or kwargs) and _bound(_first(args, kwargs)) is None:
             return _CV2["VideoCapture"](*args, **kwargs)
         return super().__new__(cls)
 
-    def __init__(self, *args: Any) -> None:
-        self._reader: VideoReader | None = None
-        self._next, self._shown = 0, -1
-        if args:
-            self.open(args[0])
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.open(*args, **kwargs)
 
-    def open(self, source: Any, *args: Any) -> bool:
+    def open(self, *args: Any, **kwargs: Any) -> bool:
         """Read another bound video from its start; whether it is one."""
+        source = _first(args, kwargs)
         self._reader = None if _bound(source) is None else VideoReader(source)
         self._next, self._shown = 0, -1
         return self.isOpened()
@@ -325,6 +323,11 @@ def _bound(source: Any) -> str | None:
         if name in _BOUND:
             return name
     return None
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What OpenCV is to read: its first argument, or the one of that name."""
+    return args[0] if args else kwargs.get("filename")
 
 
 def _source(uri: Any) -> tuple[str, FrameReader]:

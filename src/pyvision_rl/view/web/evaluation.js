@@ -75,7 +75,10 @@
           h("dd", {}, shares.has(n) ? PVRL.percent(overall[n], 1) : num(overall[n]), spread),
         );
       });
-    return h("dl", { class: "cards" }, cards);
+    const told = Object.entries(result.headline || {}).map(([name, value]) =>
+      h("div", {}, h("dt", {}, PVRL.words(name)), h("dd", {}, isNumber(value) ? num(value) : "–")),
+    );
+    return h("dl", { class: "cards" }, [...told, ...cards]);
   }
 
   function rowsOf(result) {

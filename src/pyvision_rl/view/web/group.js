@@ -26,7 +26,7 @@
       ];
     const sort = route.query.get("sort") || "rank";
     const orders = {
-      rank: (g) => g.rank,
+      rank: (g) => g.rank ?? Number.MAX_VALUE /* nothing of it was graded */,
       number: (g) => g.group,
       reward: (g) => -g.mean,
       accuracy: (g) => -g.accuracy,

@@ -61,8 +61,12 @@
     const { text, action } = turn;
     if (action.kind === "code")
       return cutOut(text, text.lastIndexOf(action.code), action.code, codeBlock);
-    if (action.kind === "answer" && action.answer)
-      return cutOut(text, text.lastIndexOf(action.answer), action.answer, answerBlock);
+    if (action.kind === "answer" && action.answer) {
+      /* Not in the tag behind it: an answer may be one of its letters. */
+      const end = text.lastIndexOf("</answer>");
+      const before = end < 0 ? text : text.slice(0, end);
+      return cutOut(text, before.lastIndexOf(action.answer), action.answer, answerBlock);
+    }
     return h("div", { class: "prose" }, PVRL.longText(text));
   }
 

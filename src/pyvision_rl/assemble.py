@@ -214,6 +214,6 @@ def _policy(
             max_batch=config.policy.max_batch,
         )
     made: Any = resolve(config.policy.name, policies.TABLE, "policy.name")(config.policy, renderer)
-    if config.policy.name == "vllm":
+    if hasattr(made, "room"):  # of a vLLM server
         made.room = config.rollout.max_context_tokens
     return made

@@ -210,11 +210,11 @@ def test_the_judge_is_asked_what_it_was_asked_when_the_answer_was_graded(tmp_pat
     seen = replace(one, task=replace(one.task, gold=gold))
     with FakeOpenAI(lambda body: "1") as server:
         judge = judged(server, tmp_path / "cache")
-        run, config = run_of(tmp_path / "run", seen, name="judge", judge=judge)
-        audit(run, config, ask_judge=True)
-        (request,) = server.requests
-    assert "What stands there?" in json.dumps(request.body)
-    assert "What is it?" not in json.dumps(request.body)
+        for grader, question in (("suite", "What stands there?"), ("judge", "What is it?")):
+            run, config = run_of(tmp_path / grader, seen, name=grader, judge=judge)
+            audit(run, config, ask_judge=True)
+            assert question in json.dumps(server.requests[-1].body), grader
+        assert len(server.requests) == 2
 
 
 def test_a_judge_that_fails_is_noted_and_is_no_opinion(tmp_path: Path) -> None:

@@ -271,6 +271,8 @@ def test_what_is_only_not_there_yet_is_a_note(tmp_path):
         ),
         ({"train": {"kl_coefficient": 0.1, "kl_reference": "Qwen/Qwen2.5-VL-7B"}}, "ok", ""),
         ({"rollout": {"group_size": 1}}, "note", "group_size = 1"),
+        # Most configs with it only evaluate; RL and SFT refuse it.
+        ({"policy": {"dtype": "float16"}}, "note", "float16"),
     ],
 )
 def test_sections_that_rl_needs_together_are_checked(sections, status, word):

@@ -218,7 +218,7 @@ def test_a_category_is_shown_as_it_is_called(here: Path) -> None:
     for name in (*names[:2], "bar \u241b[2J"):
         assert f"categories.{name}.accuracy" in done.stdout
     assert pvrl("eval", "run.toml", *more, "--out", "b").exit_code == 0
-    row = {"question": "?", "answer": "1", "answer_type": "\x1b]0;x\x07"}
+    row = {"id": "\x1b]0;x\x07", "question": "?", "answer": "1", "answer_type": "none"}
     (here / "faulty.jsonl").write_text(json.dumps(row) + "\n")
     checked = pvrl("check", "tasks", "faulty.jsonl")
     assert checked.exit_code == 1

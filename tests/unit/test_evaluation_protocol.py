@@ -18,6 +18,7 @@ from pyvision_rl.evaluation.items import item_of
 from pyvision_rl.evaluation.page import page, rows
 from pyvision_rl.evaluation.result import result_json
 from pyvision_rl.evaluation.run import run_eval
+from pyvision_rl.evaluation.suite import suite_facts
 from pyvision_rl.prompts import PromptBuilder
 from pyvision_rl.runs_codec import SavedRollout
 from pyvision_rl.types import EndReason, Gold, Task, TaskInput, Trajectory
@@ -106,6 +107,30 @@ def test_page_and_rows_say_what_the_result_says(run: Path) -> None:
     assert float(found[0]["accuracy"]) == accuracy
     assert float(found[0]["low"]) == result["estimates"]["overall"]["accuracy_interval"]["low"]
     assert float(found[0]["pass_at_k"]) == result["estimates"]["overall"]["pass_at"]["2"]["value"]
+
+
+def test_every_method_of_an_interval_is_named(run: Path) -> None:
+    result = told(run)
+    estimates = result["estimates"]["overall"], *result["estimates"]["categories"].values()
+    wilson = {"low": 0.3, "high": 1.0, "method": "Wilson of a made-up category"}
+    estimates[-1]["accuracy_interval"] = wilson
+    overall = estimates[0]["accuracy_interval"]["method"]
+    assert f"Interval: {overall}; {wilson['method']}." in page(result)
+
+
+def test_what_a_server_is_not_told_is_nobodys_setting(letters: Path) -> None:
+    whole = suite(letters)
+    options = {**whole.policy.options, "omit": ["temperature"]}
+    policy = whole.policy.model_copy(update={"options": options, "temperature": 0.25})
+    silent = whole.model_copy(update={"policy": policy})
+    facts = suite_facts(silent)
+    assert facts is not None
+    assert facts["differs_from_protocol"]["eval.temperature"] == {"protocol": 0.25, "run": None}
+    told_it = suite_facts(
+        whole.model_copy(update={"policy": whole.policy.model_copy(update={"temperature": 0.25})})
+    )
+    assert told_it is not None
+    assert "eval.temperature" not in told_it["differs_from_protocol"]
 
 
 def test_a_fence_in_what_is_shown_cannot_end_the_block() -> None:

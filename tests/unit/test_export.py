@@ -100,6 +100,9 @@ def test_a_card_names_the_judge_where_one_may_have_been_asked(
     judge = {"url": "http://localhost/v1", "model": "Qwen-72B"}
     lines = card._reward({"rewards": {**rewards, "judge": judge}})
     assert any("Qwen-72B" in line for line in lines) is named
+    assert any("at temperature 0" in line for line in lines) is named
+    lines = card._reward({"rewards": {**rewards, "judge": judge | {"omit": ["temperature"]}}})
+    assert not any("at temperature 0" in line for line in lines)
 
 
 def test_evaluations_come_with_their_protocol(run: Path, tmp_path: Path) -> None:

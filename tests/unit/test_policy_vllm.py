@@ -280,10 +280,11 @@ def test_a_server_with_less_room_than_an_episode_may_take_is_refused(qwen: Bench
         policy = qwen.served(server)
         policy.room = 500
         sample(policy, ask(qwen.prompt()))
-    raw = {"name": "vllm", "model": str(qwen.folder), "options": {"url": server.url}}
-    config = Config.model_validate({"policy": raw, "rollout": {"max_context_tokens": 501}})
-    with assemble(config) as assembly:
-        assert assembly.harness.policy.room == 501
+    for name in ("vllm", "pyvision_rl.policy.vllm:VLLMPolicy"):
+        raw = {"name": name, "model": str(qwen.folder), "options": {"url": server.url}}
+        config = Config.model_validate({"policy": raw, "rollout": {"max_context_tokens": 501}})
+        with assemble(config) as assembly:
+            assert assembly.harness.policy.room == 501
 
 
 def test_another_model_is_refused(qwen: Bench, tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ def test_media_of_a_published_record_are_not_passed_over(write: Write, key: str)
     ]
     with pytest.raises(TaskError, match=key):
         tasks(path)
+    # Beside media of its own it is a column like any other.
+    assert not faults(write(row(image="red.png", **{key: "elsewhere.png"})))
 
 
 @pytest.mark.parametrize(("answer", "text"), [(7, "7"), (-0.5, "-0.5"), ("07", "07"), (0, "0")])

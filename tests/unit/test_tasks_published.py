@@ -103,10 +103,12 @@ def test_a_record_says_itself_how_its_answer_compares_and_what_it_is_about(folde
     path = write(folder, own)
     assert tasks(path)[0].gold.answer_type == "text"
     assert tasks(path)[0].input.category == "digits"
-    # An option that is set counts for all.
+    # An option that is set counts for all, and nobody asks what else they say.
     assert tasks(path, answer_type="letter")[0].gold.answer_type == "letter"
+    words = write(folder, raw(answer_type="words", category=["a"]))
+    assert tasks(words, answer_type="letter")[0].input.category == "visual_search"
     with pytest.raises(TaskError, match="answer_type: is 'words'; allowed: "):
-        tasks(write(folder, raw(answer_type="words")))
+        tasks(words)
 
 
 def test_videos_are_tasks_in_both_shapes(folder: Path) -> None:

@@ -18,7 +18,6 @@ from pyvision_rl.config import TrainConfig
 from pyvision_rl.errors import CheckpointError
 from pyvision_rl.models.base import VisionLanguageModel
 from pyvision_rl.models.load import load_model
-from pyvision_rl.train import checkpoints
 from pyvision_rl.train.batching import Example
 from pyvision_rl.train.checkpoints import (
     MANIFEST,
@@ -90,7 +89,11 @@ def test_pictures_are_flushed_before_the_checkpoint_that_vouches_for_them(
     model: VisionLanguageModel, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed: list[str] = []
-    monkeypatch.setattr(checkpoints, "_flush", lambda path: flushed.append(path.name))
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     media, folder = tmp_path / "media", tmp_path / "checkpoints"
     media.mkdir()
     (media / "old.png").write_bytes(b"")

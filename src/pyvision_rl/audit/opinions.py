@@ -103,7 +103,8 @@ class Opinions:
         if domain not in self._judges:
             config = self._config.model_copy(update={"options": {"domain": domain}})
             self._judges[domain] = JudgeGrader(config, self._judge)
-        judge, task = self._judges[domain], for_judge(saved.task)
+        # The scorer of a suite asks with words of its own.
+        judge, task = self._judges[domain], for_judge(saved.task) if name == "suite" else saved.task
         known = judge.known(task, answer)
         if known is not None or not self._ask:
             return known

@@ -83,6 +83,8 @@ def training_detail(config: Config) -> str:
         return "note: rollout.group_size = 1: nothing for RL, which compares within groups"
     if absent := _absent_reference(config):
         return f"note: train.kl_reference: {absent}"
+    if config.policy.dtype == "float16" and config.train.mixed_precision != "fp16":
+        return 'note: policy.dtype = "float16": for sampling, and not for training'
     check_training(config)
     return f"{config.train.optimizer}, {config.train.steps} RL steps"
 

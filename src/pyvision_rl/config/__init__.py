@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from pyvision_rl.config.base import SCHEMA, Section
-from pyvision_rl.config.endpoints import EndpointConfig, JudgeConfig
+from pyvision_rl.config.endpoints import ChatConfig, EndpointConfig, JudgeConfig
 from pyvision_rl.config.episodes import (
     PolicyConfig,
     PromptsConfig,
@@ -38,6 +38,7 @@ from pyvision_rl.config.watch import WatchConfig
 
 __all__ = [
     "SCHEMA",
+    "ChatConfig",
     "Config",
     "EndpointConfig",
     "EvalConfig",

@@ -33,10 +33,6 @@ class EndpointConfig(Section):
     """Further tries after a timeout, a broken connection or answer, 408, 429 or 5xx."""
     retry_wait_s: float = Field(1.0, ge=0)
     """Longest wait before the first retry; doubled for each further one, with jitter."""
-    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """How the server calls the limit of a reply."""
-    omit: tuple[Literal["temperature", "top_p", "stop"], ...] = ()
-    """Parameters that are not sent, for a server that refuses them."""
     max_wait_s: float = Field(60.0, gt=0)
     """Longest wait before any retry; a server that asks for more is given up."""
 
@@ -57,7 +53,16 @@ class EndpointConfig(Section):
         return url
 
 
-class JudgeConfig(EndpointConfig):
+class ChatConfig(EndpointConfig):
+    """The same, with what its parameters are called and which of them it takes."""
+
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """How the server calls the limit of a reply."""
+    omit: tuple[Literal["temperature", "top_p", "stop"], ...] = ()
+    """Parameters that are not sent, for a server that refuses them."""
+
+
+class JudgeConfig(ChatConfig):
     """The language model that grades, for ``judge`` and ``ladder``, and for routes to them."""
 
     rules_first: bool = True

@@ -146,8 +146,9 @@ def _accuracy(result: Json) -> str:
         line += [share(estimate["score"])]
         passed = (estimate["pass_at"].get(k, {}).get("value") for k in levels if k != "1")
         body.append(line + [share(value) for value in passed])
-    told = estimates["overall"].get("accuracy_interval")
-    method = f"\nInterval: {told['method']}.\n" if told else ""
+    told = [estimate.get("accuracy_interval") for _, estimate in parts.values()]
+    methods = "; ".join(dict.fromkeys(each["method"] for each in told if each))
+    method = f"\nInterval: {methods}.\n" if methods else ""
     return markdown(head, body) + method
 
 

@@ -108,6 +108,7 @@ def grading_facts(config: Config) -> Json:
     rewards = config.rewards
     judge = rewards.judge
     asked = {"model": judge.model, "url": judge.url, "rules_first": judge.rules_first}
+    asked |= {"omit": list(judge.omit)} if judge.omit else {}
     return {
         "grader": rewards.name,
         "options": rewards.model_dump(mode="json")["options"],
@@ -195,12 +196,14 @@ def _template(name: str) -> str:
 
 def _sampling(config: Config, harness: Harness) -> Json:
     limits = harness.sampling
+    # What a server was not told, it chose itself.
+    omitted = config.policy.options.get("omit", ())
     return {
         "policy": config.policy.name,
         "model": config.policy.model or str(config.policy.options.get("model", "")),
         "dtype": config.policy.dtype,
-        "temperature": limits.temperature,
-        "top_p": limits.top_p,
+        "temperature": None if "temperature" in omitted else limits.temperature,
+        "top_p": None if "top_p" in omitted else limits.top_p,
         "top_k": limits.top_k,
         "max_new_tokens": limits.max_new_tokens,
         "samples": config.eval.samples,

@@ -219,6 +219,8 @@ def _scorer(config: Config, suite: Suite) -> str | None:
 
 def _value(config: Config, key: str) -> Any:
     section, _, name = key.partition(".")
+    if name in config.policy.options.get("omit", ()):
+        return None  # the server's own
     value = getattr(getattr(config, section), name)
     # An evaluation without a temperature of its own takes the policy's.
     return getattr(config.policy, name, None) if value is None else value

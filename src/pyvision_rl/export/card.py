@@ -169,7 +169,9 @@ def _reward(config: Mapping[str, Any]) -> list[str]:
     lines += [f"- `{name}`: `{json.dumps(o)}`" for name, o in (rewards.get("terms") or {}).items()]
     judge = rewards.get("judge") or {}
     if judge.get("model") and _may_ask(rewards):
-        lines.append(f"- the judge is `{judge['model']}`, at temperature 0")
+        own = "temperature" in judge.get("omit", ())
+        heat = "a temperature of the server's own" if own else "temperature 0"
+        lines.append(f"- the judge is `{judge['model']}`, at {heat}")
     return lines
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import Field
 
 from pyvision_rl.chat_endpoint import ChatEndpoint, Reply
-from pyvision_rl.config import EndpointConfig, PolicyConfig
+from pyvision_rl.config import ChatConfig, PolicyConfig
 from pyvision_rl.errors import ConfigError, EndpointError, PolicyError, TaskError
 from pyvision_rl.media import data_url, open_image, png_of
 from pyvision_rl.registry import parse_options
@@ -35,7 +35,7 @@ from pyvision_rl.types import (
 _CACHED_IMAGES = 64
 
 
-class Options(EndpointConfig):
+class Options(ChatConfig):
     """The options of ``policy.name = "openai_chat"``."""
 
     send_seed: bool = True

@@ -3,7 +3,7 @@
 In: a task and a trajectory, of which only the final answer is read. Out: a ``Grade``; or
 ``RewardError`` when the judge cannot be reached, says something else than a verdict, or may not be
 asked any more: the trajectory stays ungraded. Equal answers under way at the same time share one
-call. Samples nothing: the judge runs at temperature 0.
+call. Samples nothing: the judge runs at temperature 0, unless its server takes none.
 """
 
 from __future__ import annotations

@@ -26,8 +26,9 @@ def members(text: str, layers: int = MAX_LAYERS) -> tuple[Member, ...]:
     """
     text = text.replace("\\{", "{").replace("\\}", "}").strip()
     depths = _depths(text)
-    if _bracketed(depths):
-        text, depths = text[1:-1], [depth - 1 for depth in depths[1:-1]]
+    if _bracketed(depths) or (not any(depths) and _wrapped(text)):
+        text = text[1:-1]
+        depths = _depths(text)
     separator = next((sign for sign in ";," if (sign, 0) in zip(text, depths, strict=True)), " ")
     found: list[Member] = []
     for piece in _pieces(text, depths, separator):
@@ -59,6 +60,11 @@ def _depths(text: str) -> list[int]:
 def _bracketed(depths: Sequence[int]) -> bool:
     """Whether one pair of brackets is around the whole."""
     return len(depths) > 1 and depths[-1] == 0 and min(depths[:-1]) > 0
+
+
+def _wrapped(text: str) -> bool:
+    """Whether the first and the last sign are a pair, as far as one can tell."""
+    return len(text) > 1 and _BRACKETS.get(text[0]) == text[-1]
 
 
 def _pieces(text: str, depths: Sequence[int], separator: str) -> list[str]:

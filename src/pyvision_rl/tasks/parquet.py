@@ -50,7 +50,7 @@ class ParquetRows:
             raise missing(error, str(path)) from error
         try:
             # Read in pieces: a file may be one row group of gigabytes.
-            self._file: Any = parquet.ParquetFile(path, buffer_size=_BUFFER)
+            self._file: Any = parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: not a Parquet file ({error})") from error
         groups = range(self._file.num_row_groups)
@@ -72,9 +72,13 @@ class ParquetRows:
             try:
                 batches = self._file.iter_batches(_ROWS_AT_ONCE, row_groups=[group])
                 rows = chain.from_iterable(batch.to_pylist() for batch in batches)
-                yield from enumerate(rows, start=start + 1)
+                row = start
+                for row, fields in enumerate(rows, start=start + 1):
+                    yield row, fields
             except (OSError, ValueError) as error:
                 raise self._damaged(group, error) from error
+            if row < self._starts[group + 1]:
+                raise self._damaged(group, f"it ends after {row - start} rows")
 
     def fields(self, row: int) -> dict[str, Any]:
         """Return the columns of a row (from 1).
@@ -99,9 +103,13 @@ class ParquetRows:
     def _read(self, group: int, columns: list[str]) -> Any:
         """One row group as an Arrow table."""
         try:
-            return self._file.read_row_group(group, columns)
+            table = self._file.read_row_group(group, columns)
         except (OSError, ValueError) as error:
             raise self._damaged(group, error) from error
+        # A file that was cut since it was opened may be read as if it held less.
+        if table.num_rows != self._starts[group + 1] - self._starts[group]:
+            raise self._damaged(group, f"it ends after {table.num_rows} rows")
+        return table
 
-    def _damaged(self, group: int, error: Exception) -> TaskError:
-        return TaskError(f"{self._path}: row group {group} cannot be read ({error})")
+    def _damaged(self, group: int, why: object) -> TaskError:
+        return TaskError(f"{self._path}: row group {group} cannot be read ({why})")

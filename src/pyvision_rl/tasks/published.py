@@ -72,7 +72,7 @@ class Options(BaseModel):
     answer_type: Literal[
         "auto", "text", "letter", "integer", "float", "yes_no", "set", "sequence"
     ] = "auto"
-    """How answers compare; auto goes by each reference."""
+    """How answers compare; auto goes by a record's own ``answer_type``, else by its reference."""
     skip_faulty: bool = False
     """Leave faulty records out, with a warning that counts them, instead of refusing the file."""
 
@@ -276,12 +276,16 @@ def _processed(fields: _Fields, options: Options) -> dict[str, str]:
 
 
 def _labels(fields: _Fields, options: Options) -> dict[str, str]:
-    own = fields.text("answer_type")
-    if own and own not in ANSWER_TYPES:
-        fields.wrong.append(("answer_type", f"is {own!r:.40}; allowed: {', '.join(ANSWER_TYPES)}"))
+    kind: str = options.answer_type
+    if kind == "auto" and (own := fields.text("answer_type")):
+        kind = own
+        if own not in ANSWER_TYPES:
+            allowed = ", ".join(ANSWER_TYPES)
+            fields.wrong.append(("answer_type", f"is {own!r:.40}; allowed: {allowed}"))
+    named = "category" if isinstance(fields.find("category"), str) else "ability"
     return {
-        "answer_type": options.answer_type if options.answer_type != "auto" else own or "auto",
-        "category": fields.text("ability") or fields.text("category"),
+        "answer_type": kind,
+        "category": fields.text("ability") or fields.text(named),
         "data_source": fields.text("data_source"),
     }
 

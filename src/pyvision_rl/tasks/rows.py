@@ -7,8 +7,9 @@ In: a JSONL or Parquet file. Out: checked ``Row`` records and every ``Fault`` fo
 
 Only ``question`` and ``answer`` are required; ``image`` and ``video`` are short for one; paths are
 relative to the file's folder. In Parquet an image may also be encoded bytes, or ``{"bytes",
-"path"}``; a video is always a file. Other fields go unused and are logged. Does not build tasks and
-keeps no image in memory.
+"path"}``; a video is always a file. Other fields go unused and are logged, but that a row without
+media has none under a name of published records is a fault. Does not build tasks and keeps no image
+in memory.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ def entries(path: Path, *, limit: int | None, decode: bool = False) -> Iterator[
             continue
         unused.update(raw.keys() - set(FIELDS))
         row, messages = _check(raw, line, path.parent, decode)
-        messages += [f"{key}: {_PUBLISHED}" for key in _THEIRS if raw.get(key) is not None]
+        if not any(media_values(raw, kind) for kind in ("image", "video")):
+            messages += [f"{key}: {_PUBLISHED}" for key in _THEIRS if raw.get(key) is not None]
         first = line_of_id.setdefault(row.id, line)
         if first != line:
             messages.append(f"id is already used on line {first}")

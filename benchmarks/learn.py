@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -90,20 +91,31 @@ def run_seed(seed: int, cold_start: Path, out: Path) -> str:
         words += [word for each in _STARTS for word in ("--start", each)]
         steps.append((out / name, words))
     out.mkdir(parents=True, exist_ok=True)
+    failed = out / "failed.txt"
+    if failed.exists():  # no seed is run again
+        return failed.read_text()
     for folder, words in steps:
         note = out / f"{folder.name}.done"
         if note.exists():
             if note.read_text() != content:
                 raise RunError(f"{folder} is of another {CONFIG} ({note}); name another --work")
             continue
+        if words[1] == "rl" and (folder / "run.json").exists():  # it was interrupted
+            words = ["pyvision_rl.cli.main", "rl", "--resume"]
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            words = [*words, "--out"]
         done = subprocess.run(
-            [sys.executable, "-m", *words, "--out", str(folder)],
+            [sys.executable, "-m", *words, str(folder)],
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            return done.stderr[-2000:] or f"exit code {done.returncode}"
+            why = done.stderr[-2000:] or f"exit code {done.returncode}"
+            if done.returncode not in (130, 143):
+                failed.write_text(why)
+            return why
         note.write_text(content)
     return ""
 

@@ -74,6 +74,22 @@ def test_without_a_judge_an_undecided_answer_stays_ungraded(vision_only):
     assert (grade.correct, grade.rung) == (True, "suite:official")
 
 
+@pytest.mark.parametrize("answer", ["12.41", "12.44"])
+@pytest.mark.parametrize("protocol", ["pyvision", "paper"])
+def test_an_answer_that_rounds_to_the_reference_is_the_judges_alone(answer, protocol):
+    task = Task(TaskInput("t", "How long?", data_source="mathverse"), Gold("12.4"))
+    options = OPTIONS | {"protocol": protocol}
+    alone = RewardsConfig.model_validate({"options": options})
+    with pytest.raises(RewardError, match="rounds to the reference"):
+        graded(alone, task, answer)
+    for said in "10":
+        with FakeOpenAI(lambda _, said=said: said) as server:
+            section = {"url": server.url, "model": "m", "cache": ""}
+            config = RewardsConfig.model_validate({"options": options, "judge": section})
+            grade, _ = graded(config, task, answer)
+        assert (grade.correct, grade.rung) == (said == "1", "judge")
+
+
 def test_our_own_protocol_lets_math_verify_see_what_its_rules_leave():
     options = {"suite": "mathvision", "path": "unused", "protocol": "pyvision"}
     gold = Gold("2x+4", "auto", {})

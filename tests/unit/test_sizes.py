@@ -321,6 +321,44 @@ def test_rows_bound_a_pass_of_sft(rows: int, per_pass: int) -> None:
     assert _sft_tokens(config)[0].per_pass == per_pass
 
 
+def test_examples_without_a_bound_may_not_fit() -> None:
+    for most, fits in ((1000, "yes"), (None, "depends")):
+        source = {"kind": "pairs", "path": "x.jsonl", "max_tokens": most}
+        stage = {"name": "s", "steps": 1, "data": [source]}
+        raw = {"policy": {"model": "Qwen/Qwen2.5-VL-3B-Instruct"}, "sft": {"stages": [stage]}}
+        assert plan_of("sft", Config.model_validate(raw), 10**15).fits == fits
+
+
+def test_frames_in_the_prompt_are_pictures_of_the_plan() -> None:
+    raw: dict[str, Any] = {
+        "policy": {"model": "Qwen/Qwen2.5-VL-3B-Instruct", "max_pixels": 200_704},
+        "rollout": {"max_tool_calls": 0, "max_context_tokens": 16_384},
+    }
+    held = []
+    for prompts in ({}, {"context": "frames", "num_frames": 32}):
+        found = plan_of("rl", Config.model_validate(raw | {"prompts": prompts}), None).held
+        assert found is not None
+        held.append(found.activations)
+    # 31 more pictures of 1,024 patches go through a tower that is trained.
+    assert held[1] - held[0] > 20 * GIB
+
+
+def test_data_are_looked_for_where_the_verb_reads_them(tmp_path: Path) -> None:
+    def lines(path: str, **more: Any) -> list[str]:
+        tasks = {"name": "suite", "options": {"suite": "vstar", "path": path}}
+        raw = {"eval": {"tasks": tasks}, "tasks": {"name": "jsonl", "path": "nowhere.jsonl"}}
+        found = needed(Config.model_validate(raw | more), "eval")
+        return [line for line in found if line.startswith("data:")]
+
+    there = tmp_path / "test.jsonl"
+    there.write_text("")
+    assert lines("nowhere") == ["data: eval.tasks.options.path = 'nowhere'"]
+    assert not lines("hf:owner/name")
+    assert not lines(str(there))
+    assert not lines(f"{there}@debiased")
+    assert lines(f"{there}.gone@debiased")
+
+
 def test_what_is_missing_is_named_with_its_key(tmp_path: Path) -> None:
     config = load_config(packaged_configs()["pyvision_image_7b_sft"])
     lines = needed(config, "sft")

@@ -22,7 +22,7 @@ from pyvision_rl.config import Config
 from pyvision_rl.config_file import find_config, load_config, packaged_studies
 from pyvision_rl.errors import ConfigError, RunError
 from pyvision_rl.metrics import rollout_metrics, selection_metrics, shares
-from pyvision_rl.study.conduct import Found, run_study
+from pyvision_rl.study.conduct import Found, check_starts, check_units, run_study
 from pyvision_rl.study.config import (
     StudyConfig,
     dump_study,
@@ -158,12 +158,35 @@ def test_seeds_are_read(text: str, seeds: tuple[int, ...]) -> None:
             'set: quote the key that is meant: "rewards.judge.max_calls" sets one entry',
         ),
         ("rl.set={ tasks = { options = { seed = 7 } } }", '"tasks.options" = { ... } replaces'),
+        ("quick.rl={ tasks = { options = { seed = 7 } } }", '"tasks.options" = { ... } replaces'),
+        ("rl.set={ seed = 7 }", "set: seed is the study's own"),
+        ("variants.1.set={ 'policy.model' = 'm' }", "set: policy.model is the study's own"),
+        ("evaluations.0.set={ policy = { model = 'm' } }", "set: policy.model is the study's own"),
     ],
 )
 def test_a_wrong_study_is_refused_with_the_key(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         study_of(tmp_path, override)
     assert message in str(error.value)
+
+
+def test_an_evaluation_may_ask_other_tasks_than_training(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("A B")
+    options = {"suite": "tests.eval_fakes:Letters", "path": str(tmp_path / "letters.txt")}
+    sets = {
+        "eval.tasks": {"name": "suite", "options": options},
+        "rewards.name": "suite",
+        "rewards.options": options,
+    }
+    study = study_of(tmp_path, f"evaluations.1.set={toml_value(sets)}")
+    check_units(Planner(study, tmp_path / "out", quick=False).units())
+
+
+def test_a_model_that_nobody_makes_must_be_there(tmp_path: Path) -> None:
+    other = ("cold_starts.0.config=''", "cold_starts.0.model='a/b/c'")
+    with pytest.raises(ConfigError, match=r"cold_starts 'main': model: a/b/c is no model direct"):
+        check_starts(study_of(tmp_path, *other))
+    check_starts(study_of(tmp_path, other[0], "cold_starts.0.model='some/model'"))
 
 
 def test_a_variant_may_be_called_dynamics_where_figures_are_named(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def study(
     debug: Debug = False,
 ) -> None:
     """Run variants times seeds, and write tables with spread, tests and figures."""
-    from pyvision_rl.study.conduct import check_units, read_quick, run_study
+    from pyvision_rl.study.conduct import check_starts, check_units, read_quick, run_study
     from pyvision_rl.study.config import find_study, load_study
     from pyvision_rl.study.plan import Planner
     from pyvision_rl.study.running import existing
@@ -93,6 +93,7 @@ def study(
     cores = jobs or len(os.sched_getaffinity(0))
     if dry_run:
         planner = Planner(wanted, folder, quick=quick)
+        check_starts(wanted)
         check_units(planner.units())
         there = existing(folder, planner.units(), retry_failed=retry_failed)
         _show_plan(planner, folder, cores, there, as_json=as_json)

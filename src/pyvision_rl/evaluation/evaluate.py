@@ -247,6 +247,12 @@ def evaluated(config: Config) -> TasksConfig | None:
     return config.eval.tasks or config.tasks
 
 
+def asked_alone(config: Config) -> Config:
+    """Return the config with no tasks but those that an evaluation asks."""
+    probe = config.probe.model_copy(update={"tasks": None})
+    return config.model_copy(update={"tasks": evaluated(config), "probe": probe})
+
+
 def held_out(config: Config) -> tuple[TaskSet, int]:
     """Return the evaluation task set and how many of its tasks to use."""
     section = evaluated(config)

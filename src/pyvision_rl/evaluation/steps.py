@@ -31,7 +31,7 @@ from pyvision_rl.evaluation.episodes import (
     read_episodes,
     step_file,
 )
-from pyvision_rl.evaluation.evaluate import eval_harness, evaluate, evaluated
+from pyvision_rl.evaluation.evaluate import asked_alone, eval_harness, evaluate, evaluated
 from pyvision_rl.evaluation.grading import Grading, groups_of
 from pyvision_rl.evaluation.items import Item, is_failed, is_ungraded, item_of
 from pyvision_rl.images import VisionSpec
@@ -320,8 +320,8 @@ def _missing(
 
 def _alone(config: Config, spent: float) -> Config:
     """The config with no tasks but those of the evaluation, and the judge calls that are left."""
-    probe = config.probe.model_copy(update={"tasks": None})
-    update: dict[str, object] = {"tasks": evaluated(config), "probe": probe}
+    config = asked_alone(config)
+    update: dict[str, object] = {}
     if config.rewards.judge.max_calls is not None:
         left = max(0, config.rewards.judge.max_calls - int(spent))
         judge = config.rewards.judge.model_copy(update={"max_calls": left})

@@ -6,6 +6,7 @@ server that is named is always listed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,8 @@ from pyvision_rl.sizes.architecture import Architecture, read_folder
 from pyvision_rl.sizes.named import named
 
 _WEIGHTS = ("*.safetensors", "*.bin")
+_SUBSET = re.compile(r"@\w+$")
+"""Names a part of the file before it (docs/suites.md)."""
 
 
 def find_model(name: str) -> tuple[Architecture | None, str]:
@@ -42,7 +45,7 @@ def needed(config: Config, verb: str) -> tuple[str, ...]:
     """Return what must be there before ``pvrl <verb>`` can run, each with its key."""
     lines = [*_models(config, verb), *_packages(config, verb)]
     for key, path in dict(_files(config, verb)).items():
-        if path and not Path(path).exists():
+        if path and not path.startswith("hf:") and not Path(_SUBSET.sub("", path)).exists():
             lines.append(f"data: {key} = {path!r}")
     judge = config.rewards.judge
     if judge.url:
@@ -80,6 +83,11 @@ def _packages(config: Config, verb: str) -> Iterator[str]:
 
 def _files(config: Config, verb: str) -> Iterator[tuple[str, str]]:
     """Yield every file that the run reads, with its key."""
+    if verb == "eval":  # it asks these only
+        key = "tasks" if config.eval.tasks is None else "eval.tasks"
+        asked = config.eval.tasks or config.tasks
+        yield from _of_tasks(key, asked) if asked is not None else ()
+        return
     for key, section in (
         ("tasks", config.tasks),
         ("eval.tasks", config.eval.tasks),
@@ -104,6 +112,8 @@ def _of_source(key: str, source: SftDataConfig) -> Iterator[tuple[str, str]]:
 
 def _of_tasks(key: str, section: TasksConfig) -> Iterator[tuple[str, str]]:
     yield f"{key}.path", section.path
+    if isinstance(path := section.options.get("path"), str):  # of a benchmark
+        yield f"{key}.options.path", path
     sets = section.options.get("sets")
     for name, member in (sets if isinstance(sets, Mapping) else {}).items():
         path = member.get("path") if isinstance(member, Mapping) else None

@@ -105,7 +105,9 @@ class Plan:
             return None
         if self.held.certain > self.device_memory:
             return "no"
-        return "yes" if self.held.at_most <= self.device_memory else "depends"
+        # Without a bound on a row there is none on what it holds.
+        bounded = self.tokens is not None and self.tokens.context is not None
+        return "yes" if bounded and self.held.at_most <= self.device_memory else "depends"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values; bytes as whole numbers."""
@@ -313,7 +315,11 @@ def _sft_tokens(config: Config) -> tuple[Tokens, int, int]:
 def _picture_tokens(config: Config, architecture: Architecture) -> int:
     """Return the most tokens that the pictures of one episode take."""
     rollout = config.rollout
-    pictures = min(rollout.max_images, 1 + rollout.max_tool_calls * config.sandbox.max_images)
+    prompts = config.prompts
+    framed = prompts.context in ("initial_frames", "frames")
+    asked = (prompts.num_frames or prompts.max_frames) if framed else 1
+    shown = asked + rollout.max_tool_calls * config.sandbox.max_images
+    pictures = max(asked, min(rollout.max_images, shown))
     pixels = config.policy.max_pixels or architecture.spec.max_pixels
     return pictures * max(1, pixels // architecture.spec.factor**2)
 
@@ -326,7 +332,7 @@ def _said(plan: Plan) -> str:
         "yes": f"fits {room}, however long the {what} are",
         "depends": f"fits {room} unless {what} get long (docs/models.md): lower "
         "rollout.max_live_episodes, policy.max_batch, rollout.max_context_tokens or "
-        "train.micro_batch_tokens to be sure",
+        "train.micro_batch_tokens, or bound a source's max_tokens, to be sure",
         "no": f"does not fit {room}: what is certain is more",
     }[plan.fits or "no"]
 

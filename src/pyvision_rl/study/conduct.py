@@ -23,9 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pyvision_rl.checks.rl import absent_model
 from pyvision_rl.checks.sections import check_config
 from pyvision_rl.config_file import find_config, load_config
 from pyvision_rl.errors import ConfigError, RunError
+from pyvision_rl.evaluation.evaluate import asked_alone
 from pyvision_rl.present import hardware
 from pyvision_rl.runs import read_info
 from pyvision_rl.study.comparing import compare
@@ -90,6 +92,7 @@ def run_study(
     """
     planner = Planner(study, out, quick=quick)
     units = planner.units()
+    check_starts(study)
     check_units(units)
     _refuse_foreign(out, quick)
     began = time.time()
@@ -122,6 +125,13 @@ def read_quick(out: Path) -> bool:
     return bool(json.loads(file.read_text(encoding="utf-8")).get("quick"))
 
 
+def check_starts(study: StudyConfig) -> None:
+    """Raise ConfigError for a cold start whose model is not there: nobody will make it."""
+    for start in study.cold_starts:
+        if start.model and (why := absent_model(start.model)):
+            raise ConfigError(f"cold_starts {start.name!r}: model: {why}")
+
+
 def check_units(units: Iterable[Unit]) -> None:
     """Look at every distinct config before hours are spent on it.
 
@@ -131,6 +141,8 @@ def check_units(units: Iterable[Unit]) -> None:
     seen: set[str] = set()
     for unit in units:
         config = load_config(find_config(unit.config), unit.overrides)
+        if unit.verb == "eval":
+            config = asked_alone(config)
         # Seeds and the models that are made on the way make no other config.
         policy = config.policy.model_copy(update={"model": ""})
         content = config.model_copy(update={"seed": 0, "policy": policy}).model_dump_json()

@@ -220,6 +220,7 @@ def _faults(study: StudyConfig) -> Iterable[str]:
     yield from _name_faults("figures", [f.name for f in study.figures], empty=True)
     yield from _special_faults(study)
     yield from _nested_faults(study)
+    yield from _own_faults(study)
     for start in study.cold_starts:
         if bool(start.config) == bool(start.model):
             yield f"cold_starts {start.name!r}: give either config or model"
@@ -236,6 +237,7 @@ def _nested_faults(study: StudyConfig) -> Iterable[str]:
     """Yield bare keys of three parts: a table in a section is a value, which replaces all of it."""
     tables = (*study.cold_starts, study.rl, *study.variants, *study.evaluations)
     sets = [getattr(table, name, {}) for table in tables for name in ("set", "eval_set")]
+    sets += [study.quick.cold_start, study.quick.rl] if study.quick else []
     for section, keys in (item for each in sets for item in each.items()):
         inner = keys.items() if isinstance(keys, dict) and "." not in section else ()
         for key, value in inner:
@@ -245,6 +247,19 @@ def _nested_faults(study: StudyConfig) -> Iterable[str]:
                     f'set: quote the key that is meant: "{dotted}.{next(iter(value))}" sets one '
                     f'entry, "{dotted}" = {{ ... }} replaces them all'
                 )
+
+
+def _own_faults(study: StudyConfig) -> Iterable[str]:
+    """Yield keys that the study sets itself: each unit has a seed and a model of its own."""
+    tables = (*study.cold_starts, study.rl, *study.variants)
+    trained = [getattr(table, "set", {}) for table in tables]
+    trained += [study.quick.cold_start, study.quick.rl] if study.quick else []
+    asked = [getattr(table, "eval_set", {}) for table in tables]
+    asked += [evaluation.set for evaluation in study.evaluations]
+    for sets, own in ((trained, ("seed", "policy.model")), (asked, ("policy.model",))):
+        for key in (word.partition("=")[0] for each in sets for word in words(each)):
+            if key in own:
+                yield f"set: {key} is the study's own: it names one for each seed"
 
 
 def _special_faults(study: StudyConfig) -> Iterable[str]:

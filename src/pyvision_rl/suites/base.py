@@ -72,6 +72,8 @@ class Undecided:
     """Rules cannot tell whether the answer is right; a judge may."""
 
     why: str
+    only_judge: bool = False
+    """Whether other rules have no say either: they would know, but by another measure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,9 +93,14 @@ class SuiteGrader:
 
     async def _ask(self, task: Task, trajectory: Trajectory, undecided: Undecided) -> Grade:
         self._undecided += 1
-        if self._rest is None:
+        rest, answer = self._rest, trajectory.answer
+        if undecided.only_judge and isinstance(rest, LadderGrader):
+            rest = rest.judge
+        if rest is None:
             raise RewardError(f"undecided by the rules ({undecided.why}), and no rewards.judge")
-        return await self._rest(for_judge(task), trajectory)
+        if undecided.only_judge and isinstance(rest, JudgeGrader) and answer is not None:
+            return await rest.judged(for_judge(task), answer)
+        return await rest(for_judge(task), trajectory)
 
 
 def for_judge(task: Task) -> Task:

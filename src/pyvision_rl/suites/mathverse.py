@@ -179,7 +179,7 @@ def _strict(task: Task, answer: str | None) -> Grade | Undecided:
         return Grade(1.0, True, "same number")
     decimals = _DECIMALS.fullmatch(gold.strip())
     if decimals and round(mine, len(decimals[1] or "")) == theirs:
-        return Undecided("the answer rounds to the reference")
+        return Undecided("the answer rounds to the reference", only_judge=True)
     return Grade(0.0, False, "another number")
 
 

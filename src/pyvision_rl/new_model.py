@@ -71,7 +71,10 @@ def corpus(config: Config) -> Iterator[str]:
     """Yield the texts the tokenizer is trained on: prompts, scripts, pairs, observations, files."""
     prompts = PromptBuilder(config.prompts)
     for file in config.new_model.corpus_files:
-        yield Path(file).read_text(encoding="utf-8")
+        try:
+            yield Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"new_model.corpus_files: {file}: {error}") from error
     for section in config.new_model.corpus_tasks:
         yield from _of_tasks(prompts, section, config.new_model.corpus_count)
 

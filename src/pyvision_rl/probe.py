@@ -88,7 +88,8 @@ def probe_model(assembly: Assembly) -> ProbeResult:
             forced=forced,
         )
 
-    free, tool, direct = (roll(f) for f in ("", config.probe.tool_start, config.probe.direct_start))
+    # The free ones last: a policy that cannot begin a turn as it is told to is found out at once.
+    tool, direct, free = (roll(f) for f in (config.probe.tool_start, config.probe.direct_start, ""))
     check_failures([*free, *tool, *direct], config, "the probe")
     return _result(config.probe, free, tool, direct)
 
@@ -100,10 +101,10 @@ def _result(
     weights = config.category_weights or {
         n: sum(g.task.input.category == n for g in free) for n in names
     }
-    if sorted(weights) != names:
+    if sorted(weights) != names or not any(weights.values()):
         raise ConfigError(
-            f"probe.category_weights names {', '.join(sorted(weights))}; "
-            f"the probe's tasks are of: {', '.join(names)}"
+            f"probe.category_weights = {dict(weights)}; wants one above 0, and these names of the "
+            f"probe's tasks: {', '.join(names)}"
         )
     total = math.fsum(weights.values()) or 1.0
     share = gain = paid = 0.0

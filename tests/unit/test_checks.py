@@ -440,6 +440,14 @@ class Restless(Good):
         return replace(self.renderer.script(ANSWER), stop=StopReason.LENGTH)
 
 
+class Bare(Good):
+    """Says that the turn ended, and leaves out the token that ends it."""
+
+    async def sample(self, request):
+        whole = self.renderer.script(ANSWER)
+        return replace(whole, token_ids=whole.token_ids[:-1], logprobs=whole.logprobs[:-1])
+
+
 class Overlong(Good):
     """The last token ends beyond the stop string."""
 
@@ -460,6 +468,7 @@ class Silent(Good):
         ("Certain", {"log-probabilities are finite and at most 0"}),
         ("Unfaithful", {"the text is that of the ids"}),
         ("Restless", {"the stop reason fits"}),
+        ("Bare", {"the stop reason fits"}),
         ("Overlong", set()),
         ("Silent", {"writes a turn"}),
     ],

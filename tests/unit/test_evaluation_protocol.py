@@ -55,6 +55,18 @@ def test_the_protocol_holds_the_very_text_of_the_first_prompt(run: Path) -> None
     assert "numpy" in protocol["versions"]
 
 
+def test_the_templates_are_those_that_the_model_reads(tmp_path: Path) -> None:
+    run_eval(config(prompts={"style": "pyvision", "template": ""}), tmp_path / "run")
+    found = told(tmp_path / "run")["protocol"]["prompt"]
+    assert (found["style"], found["template"], found["observation"]) == (
+        "pyvision",
+        "pyvision",
+        "pyvision_error",
+    )
+    plain = (line for line in found["template_text"].splitlines() if "{" not in line)
+    assert max(plain, key=len) in "".join(message["text"] for message in found["first"]["messages"])
+
+
 def test_the_hash_of_the_config_is_that_of_what_decides_the_episodes(tmp_path: Path) -> None:
     hashes = []
     for sections in ({}, {"run": {"logprobs": False}}, {"seed_is": 1}):

@@ -58,6 +58,14 @@ def test_the_corpus_holds_prompts_scripts_and_observations() -> None:
         assert piece in text
 
 
+def test_a_corpus_that_cannot_be_read_is_named_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"\xe9t\xe9")
+    for name in ("gone.txt", "latin.txt"):
+        file = str(tmp_path / name)
+        with pytest.raises(ConfigError, match=rf"new_model\.corpus_files: .*{name}"):
+            list(corpus(config(corpus_files=[file])))
+
+
 def test_a_folder_in_use_and_an_empty_corpus_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is not empty"):

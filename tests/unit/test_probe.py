@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from pyvision_rl.config import ProbeConfig
 from pyvision_rl.errors import ConfigError, TrainError
@@ -106,8 +107,11 @@ def test_the_error_of_a_category_of_one_task_is_not_known() -> None:
 
 
 def test_weights_must_name_the_drawn_categories() -> None:
-    with pytest.raises(ConfigError, match=r"names eassy; the probe's tasks are of: easy, hard"):
-        _result(ProbeConfig(category_weights={"eassy": 1}), FREE, TOOL, DIRECT)
+    for weights in ({"eassy": 1}, {"easy": 0, "hard": 0}):
+        with pytest.raises(ConfigError, match=r"wants one above 0, .* probe's tasks: easy, hard"):
+            _result(ProbeConfig(category_weights=weights), FREE, TOOL, DIRECT)
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        ProbeConfig(category_weights={"easy": -1, "hard": 1})
 
 
 def test_what_we_failed_to_run_says_nothing_about_the_model() -> None:

@@ -22,17 +22,17 @@ class Counting(ParityGrader):
 
     def __init__(self, config: RewardsConfig) -> None:
         super().__init__(config)
-        self.calls = 0
+        self.counts = {"count_calls": 0.0}
 
     async def __call__(self, task: Task, trajectory: Trajectory) -> Grade:
-        self.calls += 1
+        self.counts["count_calls"] += 1
         return await super().__call__(task, trajectory)
 
     def check(self, sources: Callable[[], frozenset[str]]) -> None:
         self.checked.append(sources())
 
     def stats(self) -> dict[str, float]:
-        return {"count_calls": float(self.calls)}
+        return self.counts  # its own, as a person's grader may
 
     async def close(self) -> None:
         Counting.closed += 1

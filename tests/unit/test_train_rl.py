@@ -346,13 +346,17 @@ def test_evaluation_during_training_is_in_the_metrics(model: Path, tmp_path: Pat
     assert {"eval_accuracy", "eval_accuracy_c0", "eval_tool_calls_c1"} <= second.keys()
 
 
-def test_a_torn_task_to_evaluate_on_is_found_before_the_first_step(
+def test_what_cannot_be_evaluated_is_found_before_the_first_step(
     model: Path, tmp_path: Path
 ) -> None:
     torn = {"tasks": {"name": "test_train_rl:Torn"}}
     with pytest.raises(TaskError, match="colour-3: the image is torn"):
         run_rl(config(model, train={"steps": 2, "eval_every": 2}, eval=torn), tmp_path / "run")
     assert not metrics(tmp_path / "run")
+    direct = {"tools": False, "direct_template": "nowhere.txt"}
+    with pytest.raises(ConfigError, match=r"nowhere\.txt"):
+        run_rl(config(model, train={"steps": 2, "eval_every": 2}, eval=direct), tmp_path / "direct")
+    assert not metrics(tmp_path / "direct")
     # What is not asked need not be readable.
     asked = {**torn, "num_tasks": 3}
     run_rl(config(model, train={"steps": 2, "eval_every": 2}, eval=asked), tmp_path / "some")

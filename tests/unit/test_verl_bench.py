@@ -158,6 +158,10 @@ def test_an_image_that_the_processor_would_scale_again_is_refused() -> None:
     with pytest.raises(RenderError, match="23900x120"):
         fitted(strip, vision, own)
     assert fitted(strip, own, own).size[0] > 20_000  # within the processor's own limits
+    # Limits so close together that what fits ours is too small for the processor.
+    own, vision = vision_of(Processor(low=65_536), None, 70_000)
+    with pytest.raises(RenderError, match=r"policy\.max_pixels are near its limits"):
+        fitted(image_media(Image.new("RGB", (1000, 500))), vision, own)
 
 
 def test_limits_outside_those_of_the_processor_are_refused() -> None:

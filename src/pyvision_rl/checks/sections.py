@@ -138,7 +138,10 @@ async def _policy_findings(harness: Harness, task: TaskInput) -> list[Finding]:
         findings += [
             try_check("log-probabilities are finite and at most 0", lambda: _logprobs(made[0])),
             try_check("the text is that of the ids", lambda: _text(made[0], decode)),
-            try_check("the stop reason fits", lambda: _stop(made[0], request)),
+            try_check(
+                "the stop reason fits",
+                lambda: _stop(made[0], request, harness.renderer.end_of_turn),
+            ),
             await try_async("one seed gives one turn", lambda: repeats(again)),
             await try_async("greedy turns repeat", lambda: repeats(greedy)),
         ]
@@ -270,12 +273,14 @@ def _text(completion: Completion, decode: Callable[[tuple[int, ...]], str]) -> s
     return repr(completion.text[:60])
 
 
-def _stop(completion: Completion, request: SampleRequest) -> str:
+def _stop(completion: Completion, request: SampleRequest, end_of_turn: int) -> str:
     number, most = len(completion.token_ids), request.limits.max_new_tokens
     stop = completion.stop
     require(0 < number <= most, f"{number} tokens; the limit is {most}")
     if stop is StopReason.LENGTH:
         require(number == most, f"stopped for length after {number} of {most} tokens")
+    if stop is StopReason.END:
+        require(completion.token_ids[-1] == end_of_turn, "it ended without the end-of-turn token")
     if stop is StopReason.STOP_STRING:
         # A token may reach beyond the stop string that it completes.
         stopped = any(s in completion.text for s in request.limits.stop)

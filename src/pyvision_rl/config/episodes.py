@@ -47,7 +47,7 @@ class PromptsConfig(Section):
     frames_fps: float | None = Field(None, gt=0)
     """Instead of ``num_frames``: so many a second of video, evenly spread, one at least."""
     max_frames: int = Field(32, gt=0)
-    """Of each video, with ``frames_fps``."""
+    """Of each video, with ``frames_fps``; below ``rollout.max_images`` by what code is to show."""
     frame_pixels: int | None = Field(None, gt=0)
     """Most pixels of a frame in the context, by scaling it; None leaves its size."""
     frame_labels: bool = True

@@ -267,7 +267,7 @@ class ProbeConfig(Section):
     """Window of E[R_acc | tool] - E[R_acc | direct]."""
     gain_with_bonus: tuple[float, float] = (-1.0, 2.0)
     """The same difference with the tool reward of ``[rewards]`` added."""
-    category_weights: dict[str, float] = Field(default_factory=dict)
+    category_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Category -> weight in the expectation; empty weighs tasks equally. Lets a probe draw
     rare categories often and still speak for the training mix."""
 

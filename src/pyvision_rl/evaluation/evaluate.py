@@ -260,11 +260,17 @@ def held_out(config: Config) -> tuple[TaskSet, int]:
     return tasks, min(config.eval.num_tasks or len(tasks), num_tasks(tasks, section))
 
 
-def check_held_out(config: Config) -> None:
-    """Raise TaskError if a held-out task cannot be read: in mid-run it would cost steps."""
-    tasks, parts = _asked(config)
+def check_held_out(assembly: Assembly) -> None:
+    """Write every held-out prompt once: what fails in mid-run costs steps.
+
+    Raises:
+        ConfigError: The evaluation cannot be made.
+        TaskError: A task cannot be read or shown.
+    """
+    tasks, parts = _asked(assembly.config)
+    prompts = eval_harness(assembly).prompts
     for index in (i for part in parts for i in part):
-        tasks[index]
+        prompts.prompt(tasks[index].input)
 
 
 def _asked(config: Config) -> tuple[TaskSet, Sequence[Sequence[int]]]:

@@ -162,16 +162,19 @@ def _tasks(config: Config, choice: Choice) -> Json:
 
 def _prompt(config: Config, choice: Choice, harness: Harness) -> Json:
     prompts = config.prompts
-    question = prompts.template or "question"
+    released = prompts.style == "pyvision"
+    question = prompts.template or ("pyvision" if released else "question")
+    observation = prompts.observation or ("pyvision_error" if released else "observation")
     if not config.eval.tools:
         question = config.eval.direct_template or DIRECT
     facts: Json = {
+        "style": prompts.style,
         "context": prompts.context,
         "system": prompts.system,
         "template": question,
         "template_text": _template(question),
-        "observation": prompts.observation or "observation",
-        "observation_text": _template(prompts.observation or "observation"),
+        "observation": observation,
+        "observation_text": _template(observation),
     }
     if not choice.indices:
         return facts

@@ -70,7 +70,7 @@ class Rewarder:
 
     def stats(self) -> dict[str, float]:
         """Return what the grader counted so far, by metric name."""
-        return self._grader.stats() if isinstance(self._grader, Served) else {}
+        return dict(self._grader.stats()) if isinstance(self._grader, Served) else {}
 
     async def close(self) -> None:
         """Free what the grader holds. Idempotent."""

@@ -194,7 +194,7 @@ def _loop(
     if train.eval_every or train.eval_at_start:
         from pyvision_rl.evaluation.evaluate import check_held_out
 
-        check_held_out(assembly.config)
+        check_held_out(assembly)
     if train.eval_at_start and not journal.started:
         journal.step(0, _evaluation(assembly, 0) | assembly.stats())
     while step < train.steps and stop.received is None and not journal.ended:

@@ -37,6 +37,7 @@ from pyvision_rl.runs_codec import RunInfo, encode_info
 from pyvision_rl.selection import check_filters
 from pyvision_rl.sources import data_sources
 from pyvision_rl.template import BUILT_IN
+from pyvision_rl.video_prompt import check_room
 
 NAME = "pyvision"
 """Of the config file, as hydra wants it."""
@@ -82,6 +83,7 @@ def export_verl(config: Config, out: Path, machines: Machines) -> ExportedVerl:
     if count < least:
         raise ConfigError(f"{count} tasks are fewer than selection.groups_per_step = {least}")
     # Inside verl it would be found out by the first episode.
+    check_room(config.prompts, config.rollout)
     build_rewarder(config.rewards).check(lambda: data_sources(config, build_tasks))
     choice = choose(config)
     rows = RowWriter(folder, PromptBuilder(config.prompts))

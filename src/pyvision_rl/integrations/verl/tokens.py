@@ -100,11 +100,12 @@ def fitted(media: Media, vision: VisionSpec, own: VisionSpec | None = None) -> I
     size = (columns * vision.patch_size, rows * vision.patch_size)
     image = open_image(media)
     if image.size != size and not too_long(*size):
-        return image.resize(size, Image.Resampling.BICUBIC)
+        image = image.resize(size, Image.Resampling.BICUBIC)
     if own is not None and grid(Media("image", "", *image.size), own) != seen:
         raise RenderError(
-            f"an image of {image.width}x{image.height} pixels is too long for the model's "
-            "processor to leave it alone, and too large for policy.max_pixels"
+            f"an image of {image.width}x{image.height} pixels is none that the model's processor "
+            "leaves alone: policy.min_pixels and policy.max_pixels are near its limits, or it is "
+            "too long"
         )
     return image
 

@@ -104,6 +104,51 @@ def test_a_file_cannot_grow_without_end(bench: Bench) -> None:
     assert (result.status, "File too large" in result.error) == (ExecStatus.RAISED, True)
 
 
+def test_a_file_may_fill_the_scratch_folder(bench: Bench) -> None:
+    limits = SandboxLimits(scratch_mb=200)
+    code = "with open('big', 'wb') as f: f.write(bytes(100 * 2**20))"
+    result = bench.cell(code, limits=limits)
+    assert (result.status, result.error) == (ExecStatus.OK, "")
+
+
+def test_a_timer_of_the_code_that_goes_off_between_cells_ends_nothing(bench: Bench) -> None:
+    code = """
+    import signal
+    def late(*_): raise TimeoutError
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    x = 1
+    """
+
+    async def scenario() -> Execution:
+        session = await bench.sandbox.open({}, SandboxLimits(), 0)
+        try:
+            await session.run(textwrap.dedent(code))
+            await asyncio.sleep(0.6)
+            return await session.run("x")
+        finally:
+            await session.close()
+
+    result = bench.runner.run(scenario())
+    assert (result.status, result.output) == (ExecStatus.OK, "1\n")
+
+
+def test_threads_take_little_of_the_memory_that_a_session_may_have(bench: Bench) -> None:
+    code = """
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+    meet = threading.Barrier(40)
+    def work(n):
+        meet.wait()
+        return len(bytearray(100_000))
+    pool = ThreadPoolExecutor(40)
+    print(sum(pool.map(work, range(40))))
+    np.ones(2**27).nbytes
+    """
+    result = bench.cell(code, limits=SandboxLimits(memory_mb=2048))
+    assert (result.error, result.output) == ("", "4000000\n1073741824\n")
+
+
 @pytest.mark.parametrize(
     ("code", "status", "words"),
     [

@@ -15,6 +15,35 @@ def test_help_is_printed(bench: Bench, call: str) -> None:
     assert "len(obj, /)" in result.output
 
 
+def test_output_that_was_turned_away_comes_back(bench: Bench) -> None:
+    code = """
+    import io, sys
+    sys.stdout = io.StringIO()
+    print("a")
+    kept = sys.stdout.getvalue()
+    sys.stdout = sys.__stdout__
+    print(kept)
+    """
+    assert bench.cell(code).output == "a\n\n"
+
+
+def test_a_module_that_a_cell_writes_can_be_imported(bench: Bench) -> None:
+    write = "with open('helper.py', 'w') as f: n = f.write('def f(): return 3')"
+    assert bench.cells(write, "import helper; helper.f()")[1].output == "3\n"
+
+
+def test_only_addresses_are_taken_out_of_texts(bench: Bench) -> None:
+    said = bench.cell("print(f'marker at 0x{0xd8:x} found')\nraise ValueError('byte at 0xff')")
+    assert said.output == "marker at 0xd8 found\n"
+    assert "byte at 0xff" in said.error
+    assert bench.cell("print(object())").output == "<object object>\n"
+
+
+def test_opencv_has_one_thread_in_the_first_session_too(bench: Bench) -> None:
+    pytest.importorskip("cv2", reason="install the extra: sandbox")
+    assert bench.cell("import cv2\ncv2.getNumThreads()").output == "1\n"
+
+
 def test_help_without_a_subject_says_what_it_takes(bench: Bench) -> None:
     result = bench.cell("help()\nhelp")
     assert (result.status, result.output.splitlines()[-1]) == (

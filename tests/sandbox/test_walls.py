@@ -13,9 +13,10 @@ import pytest
 
 import pyvision_rl.sandbox
 from pyvision_rl.config import SandboxConfig
+from pyvision_rl.errors import ConfigError
 from pyvision_rl.sandbox.base import SandboxLimits
 from pyvision_rl.sandbox.inside import seccomp
-from pyvision_rl.sandbox.launch import readable_paths
+from pyvision_rl.sandbox.launch import library_path, readable_paths
 from pyvision_rl.sandbox.pool import ZygoteSandbox
 from pyvision_rl.sandbox.watchdog import measure
 from pyvision_rl.types import ExecStatus
@@ -157,6 +158,19 @@ def test_the_readable_paths_hold_no_home_and_no_data() -> None:
     assert not [
         path for path in paths if here.startswith(f"{path}/") and "site-packages" not in path
     ]
+
+
+def test_a_library_beside_the_users_own_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mytools").mkdir()
+    (tmp_path / "mytools" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("mytools", "time"):
+        with pytest.raises(ConfigError, match=f"{name} lies where your own files do"):
+            library_path((name,))
+    assert library_path(("numpy",))
 
 
 # The watchdog

@@ -142,6 +142,8 @@ def _launch(fd: int, folder: Path, fonts: Path, said: IO[bytes]) -> subprocess.P
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "NUMEXPR_NUM_THREADS": "1",
+        # Else each thread takes 64 MB of the addresses that a session may have.
+        "MALLOC_ARENA_MAX": "1",
     }
     here = str(Path(__file__).parent / "inside")
     return subprocess.Popen(
@@ -185,7 +187,10 @@ def library_path(names: tuple[str, ...]) -> list[str]:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             raise ConfigError(f'sandbox.name = "zygote" needs {name}: it is not installed')
-        needed.add(str(Path(spec.origin).parent.parent))
+        folder = Path(spec.origin).parent.parent
+        if Path.cwd().is_relative_to(folder.resolve()):
+            raise ConfigError(f"sandbox.options.preload: {name} lies where your own files do")
+        needed.add(str(folder))
     packages = ("site-packages", "dist-packages")
     on_path = [path for path in sys.path if path in needed or Path(path).name in packages]
     return [*on_path, *sorted(needed.difference(on_path))]

@@ -31,7 +31,7 @@ from pyvision_rl.types import ExecStatus, Media
 LIMITS = SandboxLimits(cpu_s=10, wall_s=30, scratch_mb=1)
 ENVIRONMENT = (
     "HOME TMPDIR MPLCONFIGDIR LANG TZ PYTHONHASHSEED OMP_NUM_THREADS OPENBLAS_NUM_THREADS "
-    "MKL_NUM_THREADS NUMEXPR_NUM_THREADS LC_CTYPE"
+    "MKL_NUM_THREADS NUMEXPR_NUM_THREADS MALLOC_ARENA_MAX LC_CTYPE"
 )
 """What a session's environment holds at most, besides ``PASSED_ON``."""
 

@@ -130,7 +130,7 @@ class Jail:
         if videos and plan.namespaced:  # it tells where the user's files lie, and opens them again
             namespaces.hide_proc()
         os.environ["HOME"] = os.environ["TMPDIR"] = home
-        rlimits.confine(self._tasks)
+        rlimits.confine(self._tasks, scratch_mb)
         if user is not None:
             kernel.prctl(kernel.KEEPCAPS, self._reads)
             _become(user)

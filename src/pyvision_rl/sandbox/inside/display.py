@@ -118,6 +118,7 @@ def patch_cv2(load: bool = False) -> None:
     cv2: Any = sys.modules.get("cv2")
     if cv2 is None or getattr(cv2, "imshow", None) is cv2_imshow:
         return
+    cv2.setNumThreads(1)
     cv2.imshow = cv2_imshow
     cv2.waitKey = cv2.waitKeyEx = cv2.pollKey = lambda *_: -1
     for name in _WINDOWS.split():

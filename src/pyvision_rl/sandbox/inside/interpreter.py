@@ -42,7 +42,7 @@ from .tracebacks import describe, explain, lines_of
 __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 # Bound now, for the same reason.
 _parse, _signal, _sigmask = ast.parse, signal.signal, signal.pthread_sigmask
-_UNBLOCK, _SIGINT = signal.SIG_UNBLOCK, signal.SIGINT
+_UNBLOCK, _SIGINT, _timer = signal.SIG_UNBLOCK, signal.SIGINT, signal.setitimer
 
 _SEMICOLON = re.compile(rb"[\s)]*;").match
 RECURSION = 1000 - 11
@@ -85,11 +85,12 @@ class Interpreter:
         """Answer requests until the driver closes the session."""
         # The bare type: no attribute of it can be replaced.
         sock = _socket.socket(fileno=given.detach())
-        sys.modules["__main__"], sys.argv = self.module, [""]
+        # The session's own folder is where modules are looked for first, as in a REPL.
+        sys.modules["__main__"], sys.argv, sys.path[:0] = self.module, [""], [""]
         sys.stdout = sys.stderr = self.output
+        vars(sys).update(__stdout__=self.output, __stderr__=self.output)
         builtins.input = _no_input
-        for name in ("exit", "quit"):
-            setattr(builtins, name, sys.exit)
+        vars(builtins).update(exit=sys.exit, quit=sys.exit)
         builtins.help = _Help()  # type: ignore[assignment]
         _signal(_SIGINT, self._interrupt)
         self.wire.attach(sock)
@@ -207,6 +208,7 @@ class Interpreter:
         try:
             self._armed = True
             raised, error = self._guarded(code, name)
+            _timer(signal.ITIMER_REAL, 0)  # one of the code's own must not go off between two cells
             self._armed = False
         except BaseException as fault:  # noqa: BLE001 - an interrupt while the error was described
             self._armed = False

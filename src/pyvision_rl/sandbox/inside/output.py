@@ -24,9 +24,9 @@ __builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 LARGE = 2**15
 """Bytes of a frame that may not fit into the socket's buffer: signals wait until it is sent."""
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")
 """Where an object lies, as its repr says: left out of every text that a cell gives, because it
-differs from run to run and says nothing."""
+differs from run to run and says nothing. A shorter number is a byte or a place in a file."""
 _monotonic, _sigmask, _ident = time.monotonic, signal.pthread_sigmask, get_ident
 _BLOCK, _SETMASK, _ALL = signal.SIG_BLOCK, signal.SIG_SETMASK, signal.valid_signals()
 

@@ -66,5 +66,3 @@ def load(names: Iterable[str]) -> None:
     for name in names:
         for module in PARTS.get(name, name).split():
             importlib.import_module(module, __package__)
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(1)

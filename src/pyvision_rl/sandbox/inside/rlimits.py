@@ -27,11 +27,11 @@ def limit(kind: int, value: int) -> None:
 def inherit() -> None:
     """Set what the zygote's children start with."""
     limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_FSIZE, FILE_BYTES)
 
 
-def confine(tasks: int) -> None:
+def confine(tasks: int, scratch_mb: int) -> None:
     """Set what only a session is bound by, before it changes its user."""
+    limit(resource.RLIMIT_FSIZE, max(FILE_BYTES, scratch_mb * 2**20))
     limit(resource.RLIMIT_NOFILE, OPEN_FILES)
     limit(resource.RLIMIT_NPROC, tasks)
     limit(resource.RLIMIT_MSGQUEUE, 0)

@@ -28,6 +28,7 @@ from benchmarks.demo import Row, parse_seeds, spread
 from pyvision_rl.demo.stages import config_sha256
 from pyvision_rl.errors import RunError
 from pyvision_rl.present import hardware, markdown
+from pyvision_rl.resuming import can_go_on
 from pyvision_rl.runs import RunReader
 
 CONFIG = "tiny_image_learn"
@@ -100,7 +101,7 @@ def run_seed(seed: int, cold_start: Path, out: Path) -> str:
             if note.read_text() != content:
                 raise RunError(f"{folder} is of another {CONFIG} ({note}); name another --work")
             continue
-        if words[1] == "rl" and (folder / "run.json").exists():  # it was interrupted
+        if can_go_on(words[1], folder):  # it was interrupted
             words = ["pyvision_rl.cli.main", "rl", "--resume"]
         else:
             shutil.rmtree(folder, ignore_errors=True)

@@ -106,7 +106,7 @@ def _result(
             f"probe.category_weights = {dict(weights)}; wants one above 0, and these names of the "
             f"probe's tasks: {', '.join(names)}"
         )
-    total = math.fsum(weights.values()) or 1.0
+    total = math.fsum(weights.values())
     share = gain = paid = 0.0
     errors: list[tuple[float, float | None]] = []
     paid_errors: list[tuple[float, float | None]] = []

@@ -53,6 +53,13 @@ ALLOWED_FORMS = (
 )
 
 
+def template_names(config: PromptsConfig) -> tuple[str, str]:
+    """Return the question's template and the observation's: those named, else the style's own."""
+    released = config.style == "pyvision"
+    own = ("pyvision", "pyvision_error") if released else ("question", "observation")
+    return config.template or own[0], config.observation or own[1]
+
+
 class PromptBuilder:
     """Writes prompts and observations; templates are checked once, at construction."""
 
@@ -63,18 +70,16 @@ class PromptBuilder:
             ConfigError: A file is missing, is not UTF-8 or holds a control character, or its
                 placeholders are wrong.
         """
-        released = config.style == "pyvision"
-        observation = "pyvision_error" if released else "observation"
+        question, observation = template_names(config)
+        sizes = ("width", "height") if config.style == "pyvision" else ()
         self._question = load_template(
             "prompts.template",
-            config.template or ("pyvision" if released else "question"),
+            question,
             ("query", "images"),
-            ("image_info", "video_info", *(("width", "height") if released else ())),
+            ("image_info", "video_info", *sizes),
             CONDITIONS,
         )
-        self._observation = load_template(
-            "prompts.observation", config.observation or observation, ("text", "images")
-        )
+        self._observation = load_template("prompts.observation", observation, ("text", "images"))
         if config.system is not None:
             check_characters(config.system, "prompts.system")
         self._config = config

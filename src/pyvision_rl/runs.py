@@ -39,13 +39,7 @@ from pyvision_rl.runs_codec import (
     media_of,
     number,
 )
-from pyvision_rl.runs_files import (
-    append,
-    line_of,
-    read_lines,
-    replace_file,
-    writing,
-)
+from pyvision_rl.runs_files import append, line_of, read_lines, replace_file, writing
 from pyvision_rl.types import Batch, Group, Media, Task, Trajectory
 
 Graded: TypeAlias = Group | SavedRollout | tuple[Task, Trajectory, float | None, str | None]
@@ -96,15 +90,14 @@ class RunWriter:
             info = read_info(self.path)
             if info.verb != verb:
                 raise RunError(f"{self.path} is a run of {info.verb!r}; {verb} cannot go on in it")
-            self._lock = OnlyWriter(self.path)
-            cut_after(self.path, resume_step)
             again = {"step": resume_step, "created": created, "command": command}
             info = replace(info, resumed=(*info.resumed, again))
         info = replace(info, config=config.model_dump(mode="json"), versions=_versions())
         for folder in ("", "rollouts", "media", "checkpoints"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
-        if resume_step is None:
-            self._lock = OnlyWriter(self.path)
+        self._lock = OnlyWriter(self.path)
+        if resume_step is not None:
+            cut_after(self.path, resume_step)
         replace_file(self.path / "run.json", [json.dumps(encode_info(info, SCHEMA), indent=1)])
         self._metrics: BinaryIO = (self.path / "metrics.jsonl").open("ab", buffering=0)
         self._events: BinaryIO = (self.path / "events.jsonl").open("ab", buffering=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pyvision_rl.checks.parallel import check_fp16, check_overlap, check_parallel
 from pyvision_rl.config import Config
 from pyvision_rl.errors import CheckpointError, ConfigError
 from pyvision_rl.runs import RunReader
@@ -39,17 +40,10 @@ def check_training(config: Config) -> None:
             "would ever be trained on"
         )
     if config.train.parallel != "none":
-        from pyvision_rl.checks.parallel import check_parallel
-
         check_parallel(config)
     train = config.train
-    if train.mixed_precision == "fp16" or config.policy.dtype == "float16":
-        from pyvision_rl.checks.parallel import check_fp16
-
-        check_fp16(config)
+    check_fp16(config)
     if train.overlap:
-        from pyvision_rl.checks.parallel import check_overlap
-
         check_overlap(config)
     if config.selection.carry_over and train.old_logprobs == "learner" and not train.tis_cap:
         raise ConfigError(

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyvision_rl.checks.parallel import check_fp16, check_parallel
 from pyvision_rl.checks.sandbox import Finding
 from pyvision_rl.config import Config, SftDataConfig, SftStageConfig, TokenWeight
 from pyvision_rl.errors import ConfigError
@@ -24,13 +25,8 @@ def check_stages(config: Config) -> None:
     if not config.sft.stages:
         raise ConfigError("sft.stages is empty: nothing to do")
     if config.train.parallel != "none":
-        from pyvision_rl.checks.parallel import check_parallel
-
         check_parallel(config)
-    if config.train.mixed_precision == "fp16" or config.policy.dtype == "float16":
-        from pyvision_rl.checks.parallel import check_fp16
-
-        check_fp16(config)
+    check_fp16(config)
     for index, stage in enumerate(config.sft.stages):
         check_stage(config, index)
         compile_rules(stage.token_weights, f"sft.stages[{index}]")

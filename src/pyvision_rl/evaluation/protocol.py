@@ -20,6 +20,7 @@ from pyvision_rl.evaluation.choice import DIRECT, Choice
 from pyvision_rl.evaluation.evaluate import evaluated
 from pyvision_rl.evaluation.suite import suite_facts, suite_files
 from pyvision_rl.images import VisionSpec
+from pyvision_rl.prompts import template_names
 from pyvision_rl.rollout import Harness
 from pyvision_rl.runs import read_info
 from pyvision_rl.runs_files import replace_file
@@ -162,9 +163,7 @@ def _tasks(config: Config, choice: Choice) -> Json:
 
 def _prompt(config: Config, choice: Choice, harness: Harness) -> Json:
     prompts = config.prompts
-    released = prompts.style == "pyvision"
-    question = prompts.template or ("pyvision" if released else "question")
-    observation = prompts.observation or ("pyvision_error" if released else "observation")
+    question, observation = template_names(prompts)
     if not config.eval.tools:
         question = config.eval.direct_template or DIRECT
     facts: Json = {

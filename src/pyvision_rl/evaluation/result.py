@@ -44,9 +44,6 @@ def write_result(
         RunError: The disk refuses.
     """
     result = result_of([item.sample for item in items])
-    if report := suite_report(config, items):
-        name = report["headline"]
-        result = replace(result, headline={name: report["numbers"].get(name)})
     more = dict(more or {})
     protocol, rescored = read_protocol(folder), "rescored" in more
     told = result_json(config, items, result, protocol, rescored=rescored) | more
@@ -56,7 +53,7 @@ def write_result(
     replace_file(
         folder / "result.json", [json.dumps(told, indent=2, ensure_ascii=False, default=str)]
     )
-    return result
+    return replace(result, headline=told.get("headline", {}))
 
 
 def result_json(
@@ -70,7 +67,10 @@ def result_json(
     """Return what ``result.json`` holds."""
     categories = sorted({i.sample.category for i in items if i.sample.category})
     by_name = {n: [i.sample for i in items if i.sample.category == n] for n in categories}
-    seed = config.seed
+    seed, suite = config.seed, _suite(config, items, protocol)
+    if suite:
+        name = suite["report"]["headline"]
+        result = replace(result, headline={name: suite["report"]["numbers"].get(name)})
     return {
         **result.to_json(),
         "estimates": {
@@ -81,7 +81,7 @@ def result_json(
         "use": _use(items),
         "failed": [{"id": i.name, "why": i.why} for i in items if _failed(i)],
         "ungraded": [{"id": i.name, "why": i.why} for i in items if i.ungraded],
-        "suite": _suite(config, items, protocol),
+        "suite": suite,
         "position_bias": position_bias(items, seed=seed),
         "protocol": protocol,
         "notes": _notes(items, rescored=rescored),

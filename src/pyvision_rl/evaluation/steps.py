@@ -321,12 +321,12 @@ def _missing(
 def _alone(config: Config, spent: float) -> Config:
     """The config with no tasks but those of the evaluation, and the judge calls that are left."""
     config = asked_alone(config)
-    update: dict[str, object] = {}
-    if config.rewards.judge.max_calls is not None:
-        left = max(0, config.rewards.judge.max_calls - int(spent))
-        judge = config.rewards.judge.model_copy(update={"max_calls": left})
-        update["rewards"] = config.rewards.model_copy(update={"judge": judge})
-    return config.model_copy(update=update)
+    if config.rewards.judge.max_calls is None:
+        return config
+    left = max(0, config.rewards.judge.max_calls - int(spent))
+    judge = config.rewards.judge.model_copy(update={"max_calls": left})
+    rewards = config.rewards.model_copy(update={"judge": judge})
+    return config.model_copy(update={"rewards": rewards})
 
 
 def _check_same(saved: Task, now: Task) -> None:

@@ -176,7 +176,7 @@ def check_media(folder: Path, names: Sequence[str], where: str) -> None:
     Raises:
         TaskError: Some are not there.
     """
-    lost = [name for name in dict.fromkeys(names) if not _there(folder, name)]
+    lost = [name for name in dict.fromkeys(names) if _beside(folder, name) is None]
     if lost:
         inside = _archived(folder)
         lost = [name for name in lost if inside.isdisjoint(_variants(name))]
@@ -186,8 +186,9 @@ def check_media(folder: Path, names: Sequence[str], where: str) -> None:
         )
 
 
-def _there(folder: Path, name: str) -> bool:
-    return any((folder / one).is_file() for one in _variants(name))
+def _beside(folder: Path, name: str) -> Path | None:
+    """The file of a folder that a name means, if it is there."""
+    return next((folder / one for one in _variants(name) if (folder / one).is_file()), None)
 
 
 def _archived(folder: Path) -> set[str]:
@@ -213,10 +214,9 @@ def stored(folder: Path, name: str) -> Path | bytes | None:
     Raises:
         TaskError: Several fit.
     """
+    if (path := _beside(folder, name)) is not None:
+        return path
     names = _variants(name)
-    for one in names:
-        if (folder / one).is_file():
-            return folder / one
     deeper: list[tuple[Path, str]] = []
     for archive in sorted(folder.glob("*.zip")):
         with _opened(archive) as file:
@@ -242,9 +242,8 @@ def unpacked(folder: Path, name: str) -> Path:
     """
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise TaskError(f"{name!r} leads out of {folder}")
-    for one in _variants(name):
-        if (folder / one).is_file():
-            return folder / one
+    if (there := _beside(folder, name)) is not None:
+        return there
     path = folder / name
     for archive in sorted(folder.glob("*.zip")):
         with _opened(archive) as file:

@@ -21,27 +21,20 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
-
+from benchmarks.video_tokens_report import draw, goal, to_markdown
 from pyvision_rl.config import SCHEMA
 from pyvision_rl.config_file import find_config, load_config, resolved
-from pyvision_rl.present import STYLE, hardware, markdown
+from pyvision_rl.present import hardware
 from pyvision_rl.runs import RunReader
 
 SFT_CONFIG, RL_CONFIG = "tiny_video_sft", "tiny_video_rl"
 CONVERGED = 0.01
 """A round that adds less to the accuracy is the last one."""
-WITHIN = 0.02
-"""As good as: at most so much less accurate."""
-RATIO = 9
-"""The paper's: 45 thousand visual tokens against 5 thousand."""
 TEST, VALIDATION = 5, 6
 """Seeds of the held-out tasks that are reported, and of those that say when to stop."""
 SAVE_EVERY = 100
@@ -62,6 +55,8 @@ class Sizes:
     train_tasks: int = 3000
     test_tasks: int = 490
     validation_tasks: int = 245
+    threads: int = 1
+    """Of a process."""
 
 
 QUICK = Sizes(2, 2, 4, 16, 8, 8)
@@ -82,6 +77,11 @@ class Baseline:
         """Visual tokens of a video of ``SECONDS``."""
         frames = self.num_frames or round(SECONDS * (self.fps or 0))
         return frames * (self.px // 28) ** 2
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder."""
+        return self.name.replace(", ", "-").replace(" ", "-")
 
     @property
     def prompts(self) -> dict[str, Any]:
@@ -105,44 +105,88 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.video_tokens", description=__doc__)
     parser.add_argument("--start", type=Path, required=True, help="model that baselines start from")
     parser.add_argument(
-        "--policy", action="append", required=True, metavar="NAME=DIR", help="a trained policy"
+        "--policy", action="append", default=[], metavar="NAME=DIR", help="a trained policy"
     )
     parser.add_argument("--json", type=Path, required=True, help="file to write")
+    parser.add_argument("--add-to", type=Path, help="an earlier result; only what it left out runs")
     parser.add_argument("--work", type=Path, default=Path("runs/video-tokens"), help="kept")
     parser.add_argument("--most", type=int, help="leave out baselines of more visual tokens")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a process")
     parser.add_argument("--quick", action="store_true", help="the numbers mean nothing")
     options = parser.parse_args()
-    sizes, began = QUICK if options.quick else Sizes(), time.monotonic()
-    policies = dict(policy.split("=", 1) for policy in options.policy)
-    wanted = [b for b in BASELINES if options.most is None or b.tokens <= options.most]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        ours = pool.map(lambda p: evaluate_policy(*p, options.work, sizes), policies.items())
-        # The longest first: what is left at the end then runs beside something.
-        sides = sorted({b.px for b in wanted}, reverse=True)
-        lines = [[b for b in wanted if b.px == px] for px in sides]
-        given = pool.map(lambda line: run_line(line, options.start, options.work, sizes), lines)
-        points = [*ours, *(point for line in given for point in line)]
-    result = {
-        "benchmark": "video_tokens",
-        "command": shlex.join(["python", "-m", "benchmarks.video_tokens", *sys.argv[1:]]),
-        "quick": options.quick,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "wall_s": round(time.monotonic() - began, 1),
-        "hardware": hardware(),
-        "versions": dict(RunReader(options.work / "policies" / next(iter(policies))).info.versions),
-        "sizes": asdict(sizes),
-        "seeds": {"test tasks": TEST, "validation tasks": VALIDATION},
-        "left_out": [b.name for b in BASELINES if b not in wanted],
-        "points": points,
-        "goal": goal(points),
-    }
+    if bool(options.policy) == bool(options.add_to):
+        parser.error("name either policies (--policy) or a result that has some (--add-to)")
+    sizes = replace(QUICK if options.quick else Sizes(), threads=options.threads)
+    earlier = json.loads(options.add_to.read_text()) if options.add_to else {}
+    if why := unfit(earlier, sizes):
+        parser.error(f"{options.add_to} {why}")
+    result = measured(options, sizes, earlier)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=1) + "\n")
     options.json.with_suffix(".md").write_text(text := to_markdown(result))
-    draw(points, options.json.with_suffix(".png"))
+    draw(result["points"], options.json.with_suffix(".png"))
     print(text)
     return 0 if result["goal"]["met"] else 1
+
+
+def unfit(earlier: Mapping[str, Any], sizes: Sizes) -> str:
+    """Return why nothing can be added to an earlier result, or nothing."""
+    if not earlier:
+        return ""
+    # Results of before threads were a size do not tell them; they change no number but the last.
+    if {**earlier["sizes"], "threads": sizes.threads} != asdict(sizes):
+        return f"is of other sizes: {earlier['sizes']}"
+    return "" if earlier["left_out"] else "left nothing out"
+
+
+def measured(
+    options: argparse.Namespace, sizes: Sizes, earlier: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the command line asks for, measured, with the points of an earlier result."""
+    began = time.monotonic()
+    policies = dict(policy.split("=", 1) for policy in options.policy)
+    affordable = [b for b in BASELINES if options.most is None or b.tokens <= options.most]
+    wanted = [b for b in affordable if b.name in earlier.get("left_out", [b.name])]
+
+    def line(px: int) -> list[dict[str, Any]]:
+        baselines, start = [b for b in wanted if b.px == px], options.start
+        if earlier:
+            first = min(baselines, key=lambda b: b.tokens)
+            start = remade(first, earlier["points"], start, options.work, sizes)
+        return run_line(baselines, start, options.work, sizes)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        ours = pool.map(lambda p: evaluate_policy(*p, options.work, sizes), policies.items())
+        # The longest first: what is left at the end then runs beside something.
+        given = pool.map(line, sorted({b.px for b in wanted}, reverse=True))
+        points = [*ours, *(point for points in given for point in points)]
+    made = {
+        "command": shlex.join(["python", "-m", "benchmarks.video_tokens", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_s": round(time.monotonic() - began, 1),
+        "hardware": hardware(),
+        "versions": _versions(options.work),
+        "sizes": asdict(sizes),
+    }
+    if earlier:
+        points = in_order([*earlier["points"], *points])
+        made = {"added": [*earlier.get("added", []), made]}
+    else:
+        made |= {"seeds": {"test tasks": TEST, "validation tasks": VALIDATION}}
+    left_out = [b.name for b in BASELINES if b.name not in {p["name"] for p in points}]
+    last = {"left_out": left_out, "points": points, "goal": goal(points)}
+    return {"benchmark": "video_tokens", "quick": options.quick, **earlier, **made, **last}
+
+
+def _versions(work: Path) -> dict[str, str]:
+    return dict(RunReader(next(work.rglob("run.json")).parent).info.versions)
+
+
+def in_order(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the points, policies first and then the baselines as they stand in ``BASELINES``."""
+    names = [b.name for b in BASELINES]
+    return sorted(points, key=lambda p: names.index(p["name"]) if p["name"] in names else -1)
 
 
 def evaluate_policy(name: str, model: str, work: Path, sizes: Sizes) -> dict[str, Any]:
@@ -163,21 +207,36 @@ def run_line(
     return points
 
 
+def remade(
+    wanted: Baseline, points: Sequence[Mapping[str, Any]], start: Path, work: Path, sizes: Sizes
+) -> Path:
+    """Return the model that ``wanted`` begins with, made anew as an earlier result says.
+
+    Its ``points`` tell the baselines of fewer frames and which of their rounds was the best; up
+    to that one they are trained again. None is evaluated.
+    """
+    found = {p["name"]: p for p in points}
+    before = [b for b in BASELINES if b.px == wanted.px and b.tokens < wanted.tokens]
+    for baseline in before:
+        accuracies = [r["validation_accuracy"] for r in found[baseline.name]["rounds"]]
+        for number in range(accuracies.index(max(accuracies)) + 1):
+            folder = work / "remade" / baseline.folder
+            _, start = run_round(baseline, start, folder, number, sizes)
+    return start
+
+
 def run_baseline(
     baseline: Baseline, start: Path, work: Path, sizes: Sizes
 ) -> tuple[dict[str, Any], Path]:
     """Return the point of one baseline, trained until a round adds nothing, and its model."""
-    folder = work / "baselines" / baseline.name.replace(", ", "-").replace(" ", "-")
+    folder = work / "baselines" / baseline.folder
     model, best, rounds = start, -1.0, []
     for number in range(sizes.max_rounds):
-        steps = sizes.steps * 2**number
-        here = folder / f"round-{number + 1}"
-        config = baseline_config(baseline, model, steps, number, sizes)
-        if not (here / "sft").exists():
-            _pvrl("sft", config, here / "sft")
-        trained = here / "sft" / "final"
-        found = _evaluated(config, trained, here / "eval", VALIDATION, sizes.validation_tasks)
+        config, trained = run_round(baseline, model, folder, number, sizes)
+        out = trained.parent.with_name("eval")
+        found = _evaluated(config, trained, out, VALIDATION, sizes.validation_tasks)
         accuracy = found["overall"]["accuracy"]
+        steps = config["sft"]["stages"][0]["steps"]
         rounds.append({"steps": steps, "validation_accuracy": accuracy})
         if accuracy > best:
             model, gained, best = trained, accuracy - best, accuracy
@@ -194,6 +253,17 @@ def run_baseline(
     return point, model
 
 
+def run_round(
+    baseline: Baseline, model: Path, folder: Path, number: int, sizes: Sizes
+) -> tuple[dict[str, Any], Path]:
+    """Train a model for one round, counted from 0; return the config and the trained model."""
+    config = baseline_config(baseline, model, sizes.steps * 2**number, number, sizes)
+    out = folder / f"round-{number + 1}" / "sft"
+    if not out.exists():
+        _pvrl("sft", config, out)
+    return config, out / "final"
+
+
 def baseline_config(
     baseline: Baseline, model: Path, steps: int, number: int, sizes: Sizes
 ) -> dict[str, Any]:
@@ -202,7 +272,7 @@ def baseline_config(
     config["seed"] = number
     config["prompts"] |= baseline.prompts
     config["policy"] |= {"model": str(model), "min_pixels": min(baseline.px**2, 56**2)}
-    config["policy"] |= {"threads": 1}
+    config["policy"] |= {"threads": sizes.threads}
     config["rollout"] |= {"max_images": MAX_FRAMES, "max_context_tokens": 4096}
     config["rollout"] |= {"max_tool_calls": 0}
     stage = copy.deepcopy(config["sft"]["stages"][-2])
@@ -256,96 +326,6 @@ def _point(result: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {name: overall.get(name) for name in (*names, "tool_calls")}
     categories = {name: score["accuracy"] for name, score in result["categories"].items()}
     return {**numbers, "categories": categories}
-
-
-def goal(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return whether the policies reach the accuracy of a baseline with a ninth of its tokens.
-
-    Compared with the cheapest baseline that is as good, and where none is, with the best one.
-    """
-    ours = [p for p in points if p["kind"] == "policy"]
-    given = [p for p in points if p["kind"] == "baseline"]
-    accuracy = sum(p["accuracy"] for p in ours) / len(ours)
-    tokens = sum(p["visual_tokens"] for p in ours) / len(ours)
-    equal = [p for p in given if p["accuracy"] >= accuracy - WITHIN]
-    other = min(equal, key=lambda p: p["visual_tokens"]) if equal else None
-    best = max(given, key=lambda p: p["accuracy"])
-    ratio = (other or best)["visual_tokens"] / tokens
-    return {
-        "policy_accuracy": accuracy,
-        "policy_visual_tokens": tokens,
-        "cheapest_equal_baseline": other and other["name"],
-        "best_baseline": best["name"],
-        "best_baseline_accuracy": best["accuracy"],
-        "ratio": ratio,
-        # Better than every baseline is more than was asked for, if it is cheap as well.
-        "met": ratio >= RATIO,
-    }
-
-
-def to_markdown(result: Mapping[str, Any]) -> str:
-    """Return the result as a page."""
-    categories = list(result["points"][0]["categories"])
-    head = ("model", "visual tokens", "accuracy", *categories)
-    rows = [
-        (
-            p["name"] + ("" if p.get("converged", True) else " (not converged)"),
-            f"{p['visual_tokens']:.0f}",
-            f"{p['accuracy']:.2f} ± {p['accuracy_se']:.2f}",
-            *(f"{p['categories'][name]:.2f}" for name in categories),
-        )
-        for p in result["points"]
-    ]
-    g = result["goal"]
-    if g["cheapest_equal_baseline"]:
-        other = f"the cheapest baseline within {WITHIN} of it, {g['cheapest_equal_baseline']}"
-    else:
-        other = f"no baseline comes near it; the best one, {g['best_baseline']}"
-    open_ = result["left_out"] and not g["cheapest_equal_baseline"]
-    verdict = "open" if open_ else "met" if g["met"] else "**missed**"
-    return (
-        ("**A quick run: the numbers mean nothing.**\n\n" if result["quick"] else "")
-        + markdown(head, rows)
-        + (f"\nLeft out: {'; '.join(left)}.\n" if (left := result["left_out"]) else "")
-        + f"\nPolicy: accuracy {g['policy_accuracy']:.3f} with {g['policy_visual_tokens']:.1f} "
-        f"visual tokens; {other}, takes {g['ratio']:.1f} times as many. Goal {RATIO}: {verdict}.\n"
-    )
-
-
-def draw(points: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draw accuracy over visual tokens: baselines joined by size of frame, policies as stars."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.2), dpi=150, facecolor="white")
-        axes = figure.subplots()
-        for px, color in ((56, "#d1495b"), (28, "#edae49")):
-            line = [p for p in points if p.get("px") == px]
-            axes.errorbar(
-                [p["visual_tokens"] for p in line],
-                [p["accuracy"] for p in line],
-                [p["accuracy_se"] for p in line],
-                fmt="o-",
-                color=color,
-                label=f"frames at equal distances, {px} px",
-            )
-        ours = [p for p in points if p["kind"] == "policy"]
-        axes.errorbar(
-            [p["visual_tokens"] for p in ours],
-            [p["accuracy"] for p in ours],
-            [p["accuracy_se"] for p in ours],
-            fmt="*",
-            markersize=12,
-            color="#00798c",
-            label="frames on demand",
-        )
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel("visual tokens an episode", color="#555555")
-        axes.set_title("Held-out accuracy")
-        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-        axes.legend(frameon=False, labelcolor="linecolor", loc="upper left")
-        figure.tight_layout()
-        figure.savefig(file)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ import pytest
 from benchmarks import video_tokens
 from benchmarks.video_tokens import (
     BASELINES,
+    QUICK,
     SECONDS,
     Sizes,
     _pvrl,
     baseline_config,
-    draw,
-    goal,
-    to_markdown,
 )
+from benchmarks.video_tokens_report import draw, goal, to_markdown
 from pyvision_rl.config import Config
 
 
@@ -67,6 +67,87 @@ def test_each_baseline_begins_with_the_one_before_it(monkeypatch: pytest.MonkeyP
     names = [point["name"] for point in found]
     assert names == [*(f"{n} frames, 28 px" for n in (8, 16, 32, 64)), "1 a second, 28 px"]
     assert [point["started_from"] for point in found] == ["cold start", *names[:-1]]
+
+
+def test_what_an_earlier_result_left_out_is_added_and_begins_where_it_would_have_begun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[tuple[str, int, str]] = []
+
+    def sft(verb: str, config: dict[str, Any], out: Path) -> None:
+        """Note what is trained and with what it begins; an evaluation finds half of it right."""
+        if verb == "sft":
+            frames = config["prompts"]["num_frames"] or 128
+            begun = Path(config["policy"]["model"])
+            name = begun.name if len(begun.parts) == 1 else "/".join(begun.parts[-5:-2])
+            ran.append((name, frames, out.parent.name))
+            return
+        out.mkdir(parents=True)
+        (out / "run.json").write_text("{}")
+        scores = {"when": {"accuracy": 0.5}}
+        found = {"accuracy": 0.5, "accuracy_se": 0.1, "visual_tokens": 512.0}
+        (out / "result.json").write_text(json.dumps({"overall": found, "categories": scores}))
+
+    rounds = [[0.3, 0.2], [0.4, 0.4], [0.4, 0.6, 0.5], [0.6, 0.5]]
+    earlier = {
+        **{"quick": False, "sizes": asdict(Sizes()), "left_out": ["1 a second, 56 px"]},
+        **{"date": "then", "command": "before"},
+        "points": [
+            POLICY,
+            *(
+                point(b.name, "baseline", 0.5, b.tokens, px=b.px)
+                | {"rounds": [{"validation_accuracy": a} for a in rounds[min(k % 5, 3)]]}
+                for k, b in enumerate(BASELINES)
+                if b.name != "1 a second, 56 px"
+            ),
+        ],
+    }
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps(earlier))
+    monkeypatch.setattr(video_tokens, "_pvrl", sft)
+    monkeypatch.setattr(video_tokens, "_versions", lambda work: {})
+    words = ["--start", "cold", "--add-to", str(old), "--json", str(new), "--threads", "2"]
+    monkeypatch.setattr("sys.argv", ["", *words, "--work", str(tmp_path / "work")])
+    assert video_tokens.main() == 1  # the goal is missed
+
+    assert ran == [
+        ("cold", 8, "round-1"),
+        ("remade/8-frames-56-px/round-1", 16, "round-1"),
+        ("remade/16-frames-56-px/round-1", 32, "round-1"),
+        ("remade/32-frames-56-px/round-1", 32, "round-2"),
+        ("remade/32-frames-56-px/round-2", 64, "round-1"),
+        ("remade/64-frames-56-px/round-1", 128, "round-1"),
+        ("baselines/1-a-second-56-px/round-1", 128, "round-2"),
+    ]
+    result = json.loads(new.read_text())
+    assert result["left_out"] == []
+    assert [p["name"] for p in result["points"]] == ["policy 1", *(b.name for b in BASELINES)]
+    assert (result["date"], result["command"]) == ("then", "before")
+    assert [added["sizes"]["threads"] for added in result["added"]] == [2]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"sizes": asdict(QUICK)}, "other sizes"),
+        ({"sizes": asdict(Sizes(steps=3))}, "other sizes"),
+        ({"left_out": []}, "left nothing out"),
+    ],
+)
+def test_a_result_that_does_not_fit_is_not_added_to(
+    change: dict[str, Any],
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    earlier = {"quick": False, "sizes": asdict(Sizes()), "left_out": ["a"], "points": []}
+    (old := tmp_path / "old.json").write_text(json.dumps(earlier | change))
+    words = ["--start", "cold", "--add-to", str(old), "--json", str(tmp_path / "new.json")]
+    monkeypatch.setattr("sys.argv", ["", *words])
+    with pytest.raises(SystemExit):
+        video_tokens.main()
+    assert why in capsys.readouterr().err
 
 
 def test_the_cheapest_baseline_that_is_as_good_is_compared() -> None:

@@ -5,7 +5,9 @@ and a figure. A baseline is trained to answer at once from frames at equal dista
 in rounds that double in length, until a round adds less than ``CONVERGED`` on tasks that are
 neither trained on nor reported. The one with the fewest frames of a size begins with the cold
 start, each other one with what the one before it ended with. Tokens are what the renderer
-counted, by Qwen2.5-VL's rule for images. A round that is done is not run again.
+counted, by Qwen2.5-VL's rule for images. A round that is done is not run again. What an earlier
+result left out can be added to it: where the models are lost that it would begin with, they are
+trained again, and evaluated beside what they reached before.
 
     python -m benchmarks.video_tokens --start SFT/final --policy 0=RL/final --json FILE
 """
@@ -86,7 +88,9 @@ class Baseline:
     @property
     def prompts(self) -> dict[str, Any]:
         """What ``[prompts]`` says."""
-        which = {"num_frames": self.num_frames, "frames_fps": self.fps, "max_frames": MAX_FRAMES}
+        which: dict[str, Any] = {"num_frames": self.num_frames}
+        if self.fps is not None:
+            which = {"frames_fps": self.fps, "max_frames": MAX_FRAMES}
         return {**which, "context": "frames", "frame_labels": False, "frame_pixels": self.px**2}
 
 
@@ -119,9 +123,13 @@ def main() -> int:
         parser.error("name either policies (--policy) or a result that has some (--add-to)")
     sizes = replace(QUICK if options.quick else Sizes(), threads=options.threads)
     earlier = json.loads(options.add_to.read_text()) if options.add_to else {}
-    if why := unfit(earlier, sizes):
-        parser.error(f"{options.add_to} {why}")
-    result = measured(options, sizes, earlier)
+    wanted = [b for b in BASELINES if options.most is None or b.tokens <= options.most]
+    wanted = [b for b in wanted if b.name in earlier.get("left_out", [b.name])]
+    if earlier and not same_sizes(earlier, sizes):
+        parser.error(f"{options.add_to} is of other sizes: {earlier['sizes']}")
+    if not wanted:
+        parser.error("no baseline is left to run")
+    result = measured(options, wanted, sizes, earlier)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=1) + "\n")
     options.json.with_suffix(".md").write_text(text := to_markdown(result))
@@ -130,31 +138,30 @@ def main() -> int:
     return 0 if result["goal"]["met"] else 1
 
 
-def unfit(earlier: Mapping[str, Any], sizes: Sizes) -> str:
-    """Return why nothing can be added to an earlier result, or nothing."""
-    if not earlier:
-        return ""
-    # Results of before threads were a size do not tell them; they change no number but the last.
-    if {**earlier["sizes"], "threads": sizes.threads} != asdict(sizes):
-        return f"is of other sizes: {earlier['sizes']}"
-    return "" if earlier["left_out"] else "left nothing out"
+def same_sizes(earlier: Mapping[str, Any], sizes: Sizes) -> bool:
+    """Return whether an earlier result is as large; the threads may be others."""
+    return {**earlier["sizes"], "threads": sizes.threads} == asdict(sizes)
 
 
 def measured(
-    options: argparse.Namespace, sizes: Sizes, earlier: Mapping[str, Any]
+    options: argparse.Namespace,
+    wanted: Sequence[Baseline],
+    sizes: Sizes,
+    earlier: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what the command line asks for, measured, with the points of an earlier result."""
     began = time.monotonic()
     policies = dict(policy.split("=", 1) for policy in options.policy)
-    affordable = [b for b in BASELINES if options.most is None or b.tokens <= options.most]
-    wanted = [b for b in affordable if b.name in earlier.get("left_out", [b.name])]
 
     def line(px: int) -> list[dict[str, Any]]:
-        baselines, start = [b for b in wanted if b.px == px], options.start
-        if earlier:
-            first = min(baselines, key=lambda b: b.tokens)
-            start = remade(first, earlier["points"], start, options.work, sizes)
-        return run_line(baselines, start, options.work, sizes)
+        baselines = [b for b in wanted if b.px == px]
+        if not earlier:
+            return run_line(baselines, options.start, options.work, sizes)
+        first = min(baselines, key=lambda b: b.tokens)
+        start, told = remade(first, earlier["points"], options.start, options.work, sizes)
+        points = run_line(baselines, start, options.work, sizes)
+        points[0] |= {"remade": told, "threads": sizes.threads}
+        return points
 
     with ThreadPoolExecutor(options.jobs) as pool:
         ours = pool.map(lambda p: evaluate_policy(*p, options.work, sizes), policies.items())
@@ -166,7 +173,7 @@ def measured(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_s": round(time.monotonic() - began, 1),
         "hardware": hardware(),
-        "versions": _versions(options.work),
+        "versions": _versions(options.work / "baselines" / wanted[0].folder),
         "sizes": asdict(sizes),
     }
     if earlier:
@@ -179,8 +186,8 @@ def measured(
     return {"benchmark": "video_tokens", "quick": options.quick, **earlier, **made, **last}
 
 
-def _versions(work: Path) -> dict[str, str]:
-    return dict(RunReader(next(work.rglob("run.json")).parent).info.versions)
+def _versions(folder: Path) -> dict[str, str]:
+    return dict(RunReader(folder / "test").info.versions)
 
 
 def in_order(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -192,6 +199,7 @@ def in_order(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def evaluate_policy(name: str, model: str, work: Path, sizes: Sizes) -> dict[str, Any]:
     """Return the point of a policy that fetches its frames."""
     config = resolved(load_config(find_config(RL_CONFIG)))
+    config["policy"] |= {"threads": sizes.threads}
     result = _evaluated(config, Path(model), work / "policies" / name, TEST, sizes.test_tasks)
     return {"name": f"policy {name}", "kind": "policy", **_point(result)}
 
@@ -209,20 +217,27 @@ def run_line(
 
 def remade(
     wanted: Baseline, points: Sequence[Mapping[str, Any]], start: Path, work: Path, sizes: Sizes
-) -> Path:
+) -> tuple[Path, dict[str, Any]]:
     """Return the model that ``wanted`` begins with, made anew as an earlier result says.
 
     Its ``points`` tell the baselines of fewer frames and which of their rounds was the best; up
-    to that one they are trained again. None is evaluated.
+    to that one they are trained again. Only the last one is evaluated: what is returned with it
+    holds its accuracy then and now.
     """
+    told: dict[str, Any] = {}
     found = {p["name"]: p for p in points}
     before = [b for b in BASELINES if b.px == wanted.px and b.tokens < wanted.tokens]
     for baseline in before:
         accuracies = [r["validation_accuracy"] for r in found[baseline.name]["rounds"]]
         for number in range(accuracies.index(max(accuracies)) + 1):
-            folder = work / "remade" / baseline.folder
-            _, start = run_round(baseline, start, folder, number, sizes)
-    return start
+            folder = work / "baselines" / baseline.folder
+            config, start = run_round(baseline, start, folder, number, sizes)
+    if before:
+        out = start.parent.with_name("eval")
+        again = _evaluated(config, start, out, VALIDATION, sizes.validation_tasks)
+        told = {"name": baseline.name, "validation_accuracy_before": max(accuracies)}
+        told["validation_accuracy"] = again["overall"]["accuracy"]
+    return start, told
 
 
 def run_baseline(

@@ -1,8 +1,8 @@
 """Which part of its videos an episode asked for, and which part it was shown.
 
 In: the public half of a task with videos and a trajectory. Out: ``Frames``. Which frames were
-fetched and shown is the word of the process that ran model code; numbers that a video does not have
-are not counted. Frames that stand in the prompt cost visual tokens and are neither.
+fetched and shown by code is the word of the process that ran it; numbers that a video does not have
+are not counted. Frames that stand in the prompt were shown and not fetched.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Frames:
     """That code asked the readers for, summed over code blocks."""
     fetched_unique: int
     shown: int
-    """In pictures that the policy was given, summed over pictures."""
+    """In the prompt and in pictures that the policy was given, summed over pictures."""
     shown_unique: int
 
     @property
@@ -52,7 +52,7 @@ def frames_seen(task: TaskInput, trajectory: Trajectory) -> Frames:
     have = {VIDEO_NAME.format(k): fact.num_frames for k, fact in enumerate(facts)}
     turns = trajectory.turns
     fetched = [f for t in turns if t.execution is not None for f in t.execution.fetched]
-    shown = [f for t in turns for f in _shown(t)]
+    shown = [*trajectory.prompt_frames, *(f for t in turns for f in _shown(t))]
     return Frames(sum(have.values()), *_count(fetched, have), *_count(shown, have))
 
 

@@ -36,13 +36,15 @@ from pyvision_rl.types import (
     Prompt,
     TaskInput,
     Text,
+    VideoFrames,
 )
 
 IMAGE_NAME = "image_clue_{}"
 """Tag around an image in the context, and its variable in the sandbox (paper section 3.1)."""
-CONDITIONS = ("images", "hidden_images", "frames", "videos", "media")
+CONDITIONS = ("images", "hidden_images", "frames", "videos", "hidden_videos", "media")
 """What may stand before a line of a question template: the context holds images; images are in the
-sandbox only; the context holds frames of videos; videos are in the sandbox; the task has media."""
+sandbox only; the context holds labelled frames of videos; videos are in the sandbox; the task has
+videos and the sandbox none; the task has media."""
 NO_OUTPUT = "(no output)"
 STATE_LOST = (
     "The interpreter was started anew: your variables are lost; what was given or shown is loaded."
@@ -99,18 +101,20 @@ class PromptBuilder:
             shown += [(name, media, "") for name, media in bindings.items()]
         holds = {"hidden_images": hidden and bool(images), "media": bool(task.media)}
         facts: tuple[str, ...] = ()
+        frames: tuple[VideoFrames, ...] = ()
         if len(images) < len(task.media):
             # Most tasks have none.
             from pyvision_rl.video_prompt import video_part
 
             videos = [media for media in task.media if media.kind == "video"]
             part = video_part(videos, self._config, IMAGE_NAME, len(images))
-            facts = part.facts
+            facts, frames = part.facts, part.frames
             sizes += part.sizes
             shown += part.shown
             bindings |= {**{name: media for name, media, _ in part.shown}, **part.videos}
             labelled = bool(part.shown) and self._config.frame_labels
             holds |= {"frames": labelled, "videos": bool(part.videos)}
+            holds["hidden_videos"] = not part.videos
         holds["images"] = bool(shown)
         for _, media, _ in shown:
             _refuse_long(task, media)
@@ -118,7 +122,7 @@ class PromptBuilder:
         if self._config.style == "pyvision":
             from pyvision_rl.released_style import facts_of
 
-            told = facts_of(task.media, bindings)
+            told = facts_of(task.media, bindings, sizes[len(images) :])
         parts = self._question.fill(
             {
                 "query": _text(task.question),
@@ -129,7 +133,7 @@ class PromptBuilder:
         )
         said = self._config.system
         system = () if said is None else (Message("system", (Text(said),)),)
-        return Prompt((*system, Message("user", parts)), bindings)
+        return Prompt((*system, Message("user", parts)), bindings, frames)
 
     def observation(
         self, execution: Execution, first_image: int, media: Sequence[Media] = ()

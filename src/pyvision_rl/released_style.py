@@ -27,12 +27,15 @@ _OPEN = "<tool_response>\n<interpreter>"
 _CLOSE = "</interpreter>\n\n</tool_response>"
 
 
-def facts_of(media: Sequence[Media], bindings: Mapping[str, Media]) -> dict[str, str]:
+def facts_of(
+    media: Sequence[Media], bindings: Mapping[str, Media], frames: Sequence[str] = ()
+) -> dict[str, str]:
     """Return the texts of placeholders: sides of the first medium, and a line or three of each.
 
     Args:
         media: Of the task.
         bindings: What its code has.
+        frames: Lines about the frames of videos that stand in the prompt.
     """
     sizes = [f"Image Width: {m.width}; Image Height: {m.height}" for m in media if not m.video]
     videos = enumerate(m for m in media if m.video)
@@ -41,7 +44,7 @@ def facts_of(media: Sequence[Media], bindings: Mapping[str, Media]) -> dict[str,
     return {
         "width": "".join(str(m.width) for m in first),
         "height": "".join(str(m.height) for m in first),
-        "image_info": "\n".join(sizes),
+        "image_info": "\n".join((*sizes, *frames)),
         "video_info": "\n".join(films),
     }
 
@@ -99,3 +102,5 @@ def _film(name: str, media: Media, bindings: Mapping[str, Media]) -> Iterator[st
     yield f"Video Length: {media.video.num_frames}; Sample FPS: {media.video.fps:.2f}"
     if name in bindings:
         yield f"This video is loaded as the global variable `{name}`."
+    else:
+        yield "This video is not loaded; there are its frames only."

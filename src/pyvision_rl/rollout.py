@@ -209,6 +209,7 @@ class _Episode:
             answer=self.answer,
             error=error,
             prompted=self._given(self.start.segment),
+            prompt_frames=self.start.prompt.frames,
         )
 
     async def _loop(self, gate: _Gate | None) -> EndReason:

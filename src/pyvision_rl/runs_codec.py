@@ -139,6 +139,8 @@ def encode(saved: SavedRollout, *, tokens: bool = True) -> Json:
         line["task"]["facts"] = dict(task.gold.facts)
     if trajectory.prompted is not None:
         line["prompted"] = asdict(trajectory.prompted)
+    if trajectory.prompt_frames:
+        line["prompt_frames"] = [_frames(f) for f in trajectory.prompt_frames]
     if tokens:
         line["segments"] = [_segment(s) for s in trajectory.segments]
     return line

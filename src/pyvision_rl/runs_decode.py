@@ -63,6 +63,7 @@ def decode(line: Json, find: FindMedia = lambda media: media) -> SavedRollout:
         reward=None if line["reward"] is None else _read_reward(line["reward"]),
         error=line["error"],
         prompted=TokenCount(**line["prompted"]) if "prompted" in line else None,
+        prompt_frames=tuple(_read_frames(f) for f in line.get("prompt_frames", ())),
     )
     public = TaskInput(
         id=task["id"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pyvision_rl.config import PromptsConfig, RolloutConfig
 from pyvision_rl.errors import ConfigError
-from pyvision_rl.types import Media
+from pyvision_rl.types import Media, VideoFrames
 from pyvision_rl.video import decoded, spread
 
 VIDEO_NAME = "video_clue_{}"
@@ -33,6 +33,8 @@ class VideoPart:
     """One line per video."""
     sizes: tuple[str, ...]
     """One line per video whose frames are shown."""
+    frames: tuple[VideoFrames, ...]
+    """Which frames are shown, one per video that has any."""
 
 
 def check_room(prompts: PromptsConfig, rollout: RolloutConfig) -> None:
@@ -65,20 +67,22 @@ def video_part(
     bound = config.context != "frames"
     named = {VIDEO_NAME.format(k): video for k, video in enumerate(videos)}
     shown: list[tuple[str, Media, str | None]] = []
-    facts, sizes = [], []
+    facts, sizes, which = [], [], []
     for k, (name, video) in enumerate(named.items()):
         called = name if bound else f"video {k}"
         facts.append(f"{called}{'' if bound else NOT_LOADED}: {_facts(video)}")
         if config.context not in WITH_FRAMES:
             continue
-        frames = decoded(video, spread(video, config), config.frame_pixels)
+        numbers = spread(video, config)
+        which.append(VideoFrames(name, tuple(numbers)))
+        frames = decoded(video, numbers, config.frame_pixels)
         names = [image_name.format(num_images + len(shown) + i) for i in range(len(frames))]
         said = [f"{called}, frame {f.number}, {_number(f.time_s)} seconds: " for f in frames]
         labels = said if config.frame_labels else [None] * len(said)
         shown += zip(names, [f.image for f in frames], labels, strict=True)
         span = " to ".join(dict.fromkeys((names[0], names[-1])))
         sizes.append(f"{span}: frames of {called}, {_pixels(frames[0].image)}")
-    return VideoPart(tuple(shown), named if bound else {}, tuple(facts), tuple(sizes))
+    return VideoPart(tuple(shown), named if bound else {}, tuple(facts), tuple(sizes), tuple(which))
 
 
 def _pixels(media: Media) -> str:

@@ -102,7 +102,7 @@ def _check(path: str, reader: FrameReader) -> None:
         if stream.duration and stream.time_base:
             told = float(stream.duration * stream.time_base)
         elif len(container.streams) == 1:  # else the container may tell of its sound
-            told = (container.duration or 0) / av.time_base
+            told = ((container.duration or 0) - max(container.start_time or 0, 0)) / av.time_base
     if lost:
         raise VideoError(f"it is cut short: {lost} of {len(entries)} frames lie behind its end")
     # A last frame may be held for long: that is no fault.

@@ -41,7 +41,7 @@ MAX_RUN = 6_000
 """What a tiny run imports, without the sandbox."""
 MAX_SANDBOX = 1_750
 """The driver's side of the sandbox."""
-MAX_INSIDE = 2_800
+MAX_INSIDE = 2_850
 """What runs beside model code."""
 
 TINY = "tiny_image_rl"

@@ -20,7 +20,7 @@ from benchmarks.video_tokens import (
     baseline_config,
 )
 from benchmarks.video_tokens_report import draw, goal, to_markdown
-from pyvision_rl.config import Config
+from pyvision_rl.config import SCHEMA, Config
 
 
 def point(name: str, kind: str, accuracy: float, tokens: float, **more: Any) -> dict[str, Any]:
@@ -83,7 +83,8 @@ def test_what_an_earlier_result_left_out_is_added_and_begins_where_it_would_have
             ran.append((name, frames, out.parent.name))
             return
         out.mkdir(parents=True)
-        (out / "run.json").write_text("{}")
+        info = {"schema": SCHEMA, "verb": verb, "config": {}, "versions": {"torch": "1"}}
+        (out / "run.json").write_text(json.dumps(info))
         scores = {"when": {"accuracy": 0.5}}
         found = {"accuracy": 0.5, "accuracy_se": 0.1, "visual_tokens": 512.0}
         (out / "result.json").write_text(json.dumps({"overall": found, "categories": scores}))
@@ -105,25 +106,28 @@ def test_what_an_earlier_result_left_out_is_added_and_begins_where_it_would_have
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text(json.dumps(earlier))
     monkeypatch.setattr(video_tokens, "_pvrl", sft)
-    monkeypatch.setattr(video_tokens, "_versions", lambda work: {})
     words = ["--start", "cold", "--add-to", str(old), "--json", str(new), "--threads", "2"]
     monkeypatch.setattr("sys.argv", ["", *words, "--work", str(tmp_path / "work")])
     assert video_tokens.main() == 1  # the goal is missed
 
     assert ran == [
         ("cold", 8, "round-1"),
-        ("remade/8-frames-56-px/round-1", 16, "round-1"),
-        ("remade/16-frames-56-px/round-1", 32, "round-1"),
-        ("remade/32-frames-56-px/round-1", 32, "round-2"),
-        ("remade/32-frames-56-px/round-2", 64, "round-1"),
-        ("remade/64-frames-56-px/round-1", 128, "round-1"),
+        ("baselines/8-frames-56-px/round-1", 16, "round-1"),
+        ("baselines/16-frames-56-px/round-1", 32, "round-1"),
+        ("baselines/32-frames-56-px/round-1", 32, "round-2"),
+        ("baselines/32-frames-56-px/round-2", 64, "round-1"),
+        ("baselines/64-frames-56-px/round-1", 128, "round-1"),
         ("baselines/1-a-second-56-px/round-1", 128, "round-2"),
     ]
     result = json.loads(new.read_text())
     assert result["left_out"] == []
     assert [p["name"] for p in result["points"]] == ["policy 1", *(b.name for b in BASELINES)]
     assert (result["date"], result["command"]) == ("then", "before")
-    assert [added["sizes"]["threads"] for added in result["added"]] == [2]
+    (added,) = result["added"]
+    assert (added["sizes"]["threads"], added["versions"]) == (2, {"torch": "1"})
+    (last,) = (p for p in result["points"] if p["name"] == "1 a second, 56 px")
+    again = {"validation_accuracy_before": 0.6, "validation_accuracy": 0.5}
+    assert last["remade"] == {"name": "64 frames, 56 px", **again}
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def test_what_an_earlier_result_left_out_is_added_and_begins_where_it_would_have
     [
         ({"sizes": asdict(QUICK)}, "other sizes"),
         ({"sizes": asdict(Sizes(steps=3))}, "other sizes"),
-        ({"left_out": []}, "left nothing out"),
+        ({"left_out": []}, "no baseline is left to run"),
     ],
 )
 def test_a_result_that_does_not_fit_is_not_added_to(
@@ -141,7 +145,12 @@ def test_a_result_that_does_not_fit_is_not_added_to(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    earlier = {"quick": False, "sizes": asdict(Sizes()), "left_out": ["a"], "points": []}
+    earlier = {
+        "quick": False,
+        "sizes": asdict(Sizes()),
+        "left_out": [BASELINES[-1].name],
+        "points": [],
+    }
     (old := tmp_path / "old.json").write_text(json.dumps(earlier | change))
     words = ["--start", "cold", "--add-to", str(old), "--json", str(tmp_path / "new.json")]
     monkeypatch.setattr("sys.argv", ["", *words])

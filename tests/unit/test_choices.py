@@ -61,6 +61,15 @@ def test_options_are_read_as_they_are_listed(question: str, options: dict[str, s
         ("The blue car", "(B)"),
         ("the blue car", "B. The blue car"),
         ("C", "3 cars"),
+        ("B", "B The blue car"),
+        ("B", "B - the blue car"),
+        ("B", "B — the blue car."),
+        ("B", "B (the blue car)"),
+        ("B", "(B) (The blue car)"),
+        ("B", "B.the blue car"),
+        ("B. The blue car", "B: the blue car"),
+        ("B", "**B**"),
+        ("B", "**B. The blue car**"),
     ],
 )
 def test_letter_and_text_mean_the_same_option(gold: str, answer: str) -> None:
@@ -78,6 +87,10 @@ def test_letter_and_text_mean_the_same_option(gold: str, answer: str) -> None:
         ("The blue car", "A"),
         ("The blue car", "B. The red car"),  # says two things
         ("The blue car", "D"),
+        ("B", "B the red car"),  # says two things
+        ("B", "A the blue car"),
+        ("B", "B the blue car or the red car"),
+        ("B", "** B"),
         ("The green car", "B"),  # the reference is none of the options
         ("The green car", "The green"),
         ("B", ""),

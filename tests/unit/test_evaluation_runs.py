@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import json
@@ -21,6 +22,7 @@ from pyvision_rl.evaluation.choice import choose
 from pyvision_rl.evaluation.run import run_eval
 from pyvision_rl.evaluation.steps import whole_parts
 from pyvision_rl.runs import RunReader
+from pyvision_rl.usage import NUMBERS
 from tests.eval_fakes import Many, SeedTeller
 
 
@@ -80,6 +82,22 @@ def test_every_sample_is_there_once_in_order(whole: Path) -> None:
     wanted = [(index, k) for index in range(10) for k in range(2)]
     assert [(line["index"], line["rollout"]) for line in lines(whole)] == wanted
     assert len(set(answers(whole).values())) == 20, "no two samples share their luck"
+
+
+def test_a_prompt_that_leaves_no_room_for_a_turn_is_said_beside_the_score(tmp_path: Path) -> None:
+    run_eval(config(rollout={"max_context_tokens": 5}), tmp_path / "run")
+    note = "20 of 20 episodes had no turn, and count as wrong: their prompts alone fill "
+    assert told(tmp_path / "run")["notes"] == [f"{note}rollout.max_context_tokens"]
+    assert f"- {note}" in (tmp_path / "run" / "result.md").read_text()
+
+
+def test_rows_for_a_table_tell_all_that_was_read_and_seen(whole: Path) -> None:
+    table = csv.DictReader((whole / "row.csv").read_text().splitlines())
+    first, means = next(table), told(whole)["overall"]
+    assert set(NUMBERS) <= set(first)
+    assert {name: first[name] for name in NUMBERS} == {
+        name: "" if means.get(name) is None else str(means[name]) for name in NUMBERS
+    }
 
 
 def cut(out: Path, draw: random.Random) -> set[tuple[int, int]]:

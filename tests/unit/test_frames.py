@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import wave
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -98,6 +99,17 @@ def test_reading_on_gives_every_frame(kind):
     assert reader.num_frames == NUM
     for number, frame in enumerate(frames):
         assert np.array_equal(reader.get([number])[0], frame), number
+
+
+@pytest.mark.parametrize("name", ["refreshed.mp4", "refreshed.ts"])
+def test_a_frame_that_is_refreshed_bit_by_bit_is_whole_when_it_is_sought(tmp_path, name):
+    # FFmpeg takes frames for whole, before the refresh ends, at every sixteenth key frame.
+    options = {"preset": "veryfast", "tune": "zerolatency"}
+    refresh = {"x264-params": "intra-refresh=1:keyint=16"}
+    path = written(tmp_path / name, num=90, **options, **refresh)
+    whole = all_frames(path)
+    for number in (18, 33, 40, 47, 63, 70, 89):
+        assert np.array_equal(FrameReader(path).get([number])[0], whole[number]), number
 
 
 @pytest.mark.parametrize("name", ["b_frames.avi", "b_frames.mp4"])
@@ -247,6 +259,19 @@ def test_frames_of_uneven_length_end_where_the_next_begins(tmp_path):
     stamps = FrameReader(path).timestamps * 8
     assert np.allclose(stamps[:, 0], [0, 1, 4, 9])
     assert np.allclose(stamps[:-1, 1], [1, 4, 9])
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts"])
+def test_frames_per_second_are_what_number_and_duration_say(tmp_path, suffix):
+    # In two containers of three, the header tells the rate of the clock: 30.
+    times = [5 * n + n % 3 for n in range(NUM)]
+    path = written(tmp_path / f"uneven.{suffix}", fps=30, pts=times)
+    reader = FrameReader(path)
+    assert reader.fps == pytest.approx(NUM / reader.duration_s, rel=0.05)
+    assert reader.fps == pytest.approx(6, rel=0.1)
+    # A rate that is right stays what it is, to the last digit.
+    ntsc = FrameReader(written(tmp_path / f"even.{suffix}", fps=Fraction(30000, 1001)))
+    assert ntsc.fps == pytest.approx(30000 / 1001, rel=1e-6)
 
 
 def test_one_frame_is_a_video_that_lasts(tmp_path):

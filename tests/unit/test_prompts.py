@@ -253,6 +253,11 @@ def test_frames_without_labels_stand_bare_and_in_order(film: Media) -> None:
         ({"num_frames": 4}, "num_frames is for context initial_frames and frames only"),
         ({"context": "runtime", "frames_fps": 1}, "frames_fps is for context"),
         ({"frame_pixels": 100}, "frame_pixels is for context"),
+        ({"max_frames": 8}, "max_frames is for context"),
+        (
+            {"context": "frames", "num_frames": 4, "max_frames": 8},
+            "max_frames is for frames_fps only",
+        ),
         ({"context": "on demand"}, "'on_demand', 'runtime', 'initial_frames' or 'frames'"),
         ({"context": "frames", "num_frames": 0}, "greater than 0"),
     ],

@@ -242,10 +242,33 @@ def test_a_template_of_the_authors_fits_with_its_width_and_height(tmp_path: Path
 def test_a_video_that_code_does_not_have_is_not_called_loaded() -> None:
     film = a_video()
     line = "Frame Width: 56; Frame Height: 56;\nVideo Length: 64; Sample FPS: 8.00"
-    alone = {"image_info": "", "video_info": line, "width": "56", "height": "56"}
-    assert facts_of((film,), {}) == alone
+    alone = f"{line}\nThis video is not loaded; there are its frames only."
+    told = {"image_info": "", "video_info": alone, "width": "56", "height": "56"}
+    assert facts_of((film,), {}) == told
     loaded = facts_of((film,), {"video_clue_0": film})["video_info"]
     assert loaded == f"{line}\nThis video is loaded as the global variable `video_clue_0`."
+
+
+@pytest.mark.parametrize("context", ["initial_frames", "frames"])
+def test_frames_in_the_prompt_have_their_sizes_and_their_video_its_heading(
+    context: str, tmp_path: Path
+) -> None:
+    film = file_video(write_clip(tmp_path / "film.mp4", counting(8, 56, 56)))
+    config = PromptsConfig.model_validate(
+        {"style": "pyvision", "context": context, "num_frames": 2}
+    )
+    (message,) = PromptBuilder(config).prompt(TaskInput("t", "?", (film,))).messages
+    text = "".join(part.text for part in message.parts if isinstance(part, Text))
+    lines = [line for line in text.split("\n") if line]
+    of = "video_clue_0" if context == "initial_frames" else "video 0"
+    sizes = lines[lines.index("*image resolution:*") + 1]
+    assert sizes == f"image_clue_0 to image_clue_1: frames of {of}, 56 x 56 pixels"
+    facts = lines[lines.index("*Video Information:*") + 1 :][:3]
+    assert facts[0] == "Frame Width: 56; Frame Height: 56;"
+    loaded = "This video is loaded as the global variable `video_clue_0`."
+    hidden = "This video is not loaded; there are its frames only."
+    assert facts[2] == (loaded if context == "initial_frames" else hidden)
+    assert lines.count("*Video Information:*") == 1
 
 
 def test_words_alone_are_asked_without_a_word_on_pictures() -> None:

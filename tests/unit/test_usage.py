@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -55,6 +56,8 @@ from pyvision_rl.types import (
     VideoFrames,
 )
 from pyvision_rl.usage import NUMBERS, observed, used
+from pyvision_rl.video import file_video
+from tests.clips import counting, write_clip
 from tests.fakes import a_video
 
 RENDERER = CharsRenderer(VisionSpec())
@@ -71,10 +74,15 @@ TASK = Task(TaskInput("t", "Which?", (picture(56, 56),), "colour"), Gold("7"))
 
 
 def play(
-    turns: Sequence[str], executions: Sequence[Execution], task: Task = TASK, **config: object
+    turns: Sequence[str],
+    executions: Sequence[Execution],
+    task: Task = TASK,
+    *,
+    prompts: PromptBuilder | None = None,
+    **config: object,
 ) -> Trajectory:
     harness = Harness(
-        prompts=PromptBuilder(PromptsConfig(template="minimal")),
+        prompts=prompts or PromptBuilder(PromptsConfig(template="minimal")),
         renderer=RENDERER,
         policy=ScriptedPolicy({"t": turns}, lambda text: RENDERER.script(text, (CODE_CLOSE,))),
         sandbox=ScriptedSandbox.playing(executions),
@@ -232,6 +240,28 @@ def test_frames_beyond_those_that_are_named_are_counted() -> None:
     seen = frames_seen(FILMS.input, film(watched([some, replace(some, num_left_out=900)], [])))
     # Of one block and video there are no more than the video has.
     assert (seen.fetched, seen.fetched_unique) == (7 + 64, 2)
+
+
+@pytest.mark.parametrize("context", ["initial_frames", "frames"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_frames_in_the_prompt_were_shown_and_not_fetched(
+    context: str, labels: bool, tmp_path: Path
+) -> None:
+    clip = file_video(write_clip(tmp_path / "film.mp4", counting(64, 56, 56)))
+    task = Task(TaskInput("t", "When?", (clip,)), Gold("7"))
+    config = {"context": context, "num_frames": 4, "frame_labels": labels}
+    prompts = PromptBuilder(PromptsConfig.model_validate(config | {"template": "minimal"}))
+    look = Execution(
+        ExecStatus.OK, "", images=(picture(56, 56),), sources=(frames(8, 9),), fetched=(frames(9),)
+    )
+    done = play([CODE, ANSWER], [look], task, prompts=prompts)
+    assert done.prompt_frames == (frames(8, 24, 40, 56),)
+    # Frame 8 was shown twice.
+    assert frames_seen(task.input, done) == Frames(64, 1, 1, 6, 5)
+    line = json.loads(json.dumps(encode(SavedRollout(task, done))))
+    assert decode(line).trajectory.prompt_frames == done.prompt_frames
+    del line["prompt_frames"]  # of an older record
+    assert frames_seen(task.input, decode(line).trajectory).shown == 2
 
 
 def test_equal_frames_of_two_videos_are_different_frames() -> None:

@@ -121,6 +121,9 @@ def test_a_video_cut_short_has_the_frames_it_has_and_fails_its_check(tmp_path: P
         TaskError, match=r"cut\.mkv: it is cut short: .* its header tells of 6\.\d s"
     ):
         check_video(cut)
+    # One that begins late is whole.
+    late = write_clip(tmp_path / "late.mkv", counting(20), pts=range(80, 100))
+    assert check_video(late) == file_video(late)
     headless = tmp_path / "headless.mp4"
     headless.write_bytes(write_clip(tmp_path / "late.mp4", counting(50)).read_bytes()[:2000])
     with pytest.raises(TaskError, match=r"headless\.mp4: .*no(t a)? video"):

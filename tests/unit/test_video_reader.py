@@ -194,6 +194,17 @@ def test_frames_can_come_as_tensors(reader, frames):
     assert isinstance(reader[0], np.ndarray)
     with pytest.raises(ImportError, match="tensorflow is not available"):
         decord.bridge.set_bridge("tensorflow")
+    with decord.bridge.use_torch(), pytest.raises(ImportError, match="frames are torch's tensors"):
+        decord.bridge.set_bridge("tensorflow")
+
+
+def test_what_decord_has_for_sound_is_there_and_says_why_not(reader):
+    from decord import AudioReader, VideoLoader, VideoReader
+
+    assert len(VideoReader(NAME)) == NUM
+    for kind in (AudioReader, VideoLoader):
+        with pytest.raises(VideoError, match="use VideoReader"):
+            kind(f"{NAME}.mp4")
 
 
 def test_every_fetch_is_told(reader, fetched):
@@ -227,6 +238,49 @@ def test_opencv_reads_bound_videos(reader, frames, path):
     # Any other source is OpenCV's own affair.
     assert same(cv2.VideoCapture(str(path)).read()[1][..., ::-1], frames[0])
     assert not cv2.VideoCapture("no_video.mp4").isOpened()
+
+
+def test_sampling_by_time_ends_where_the_video_does(reader, frames, path):
+    import cv2
+
+    for source in (NAME, str(path)):  # ours, and OpenCV's own
+        capture, read = cv2.VideoCapture(source), []
+        for second in range(100):
+            capture.set(cv2.CAP_PROP_POS_MSEC, second * 1000)
+            more, frame = capture.read()
+            if not more:
+                break
+            read.append(frame)
+        assert len(read) == 3
+        assert same(read[2][..., ::-1], frames[16])
+    assert capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"h264")
+    ours = cv2.VideoCapture(NAME)
+    assert ours.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"h264")
+    ours.set(cv2.CAP_PROP_POS_AVI_RATIO, 1)
+    assert ours.get(cv2.CAP_PROP_POS_FRAMES) == NUM
+    assert ours.read() == (False, None)
+
+
+def test_opencv_fills_a_picture_of_the_right_size(reader, frames):
+    import cv2
+
+    capture, picture = cv2.VideoCapture(NAME), np.zeros((48, 64, 3), np.uint8)
+    assert capture.read(image=picture)[0]
+    assert same(picture[..., ::-1], frames[0])
+    assert capture.grab()
+    assert capture.retrieve(picture, flag=0)[0]
+    assert same(picture[..., ::-1], frames[1])
+    assert same(capture.read(np.zeros((4, 4, 3), np.uint8))[1][..., ::-1], frames[2])
+
+
+def test_a_file_that_code_wrote_is_read_though_it_has_a_video_s_name(reader, tmp_path, monkeypatch):
+    import cv2
+
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / f"{NAME}.mp4", counting(5, 32, 24))
+    assert cv2.VideoCapture(f"{NAME}.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 5
+    assert len(video.VideoReader(f"{NAME}.mp4")) == 5
+    assert len(video.VideoReader(NAME)) == NUM
 
 
 def test_opencv_takes_its_arguments_by_name(reader, frames, path):
@@ -289,6 +343,12 @@ SHOWN = {
     "mean": (lambda vr: vr[2:5].mean(axis=0), (2, 3, 4)),
     "turned": (lambda vr: np.rot90(vr[2]), (2,)),
     "clipped": (lambda vr: np.clip(vr[2] * 1.5, 0, 255).astype(np.uint8), (2,)),
+    # What was in one part is in another: any of the frames may be there.
+    "rolled": (lambda vr: np.roll(vr[0:4], 1, axis=0)[0], (0, 1, 2, 3)),
+    "taken": (lambda vr: np.take(vr[0:4], [3, 2, 1, 0], axis=0)[0], (0, 1, 2, 3)),
+    "taken by its method": (lambda vr: vr[0:4].take([3, 2, 1, 0], axis=0)[0], (0, 1, 2, 3)),
+    "sorted": (lambda vr: np.sort(vr[0:4], axis=0)[0], (0, 1, 2, 3)),
+    "flipped": (lambda vr: np.flip(vr[0:4], axis=0)[0], (3,)),
     "plain view": (lambda vr: np.asarray(vr[0:4][2]), (2,)),
 }
 

@@ -9,6 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pyvision_rl.config.base import Section
 from pyvision_rl.config.endpoints import JudgeConfig
 
+MAX_FRAMES = 32
+"""Default of ``prompts.max_frames``."""
+
 
 class TasksConfig(Section):
     """A task set: a registered name, or ``package.module:Name``, and its own options."""
@@ -46,7 +49,7 @@ class PromptsConfig(Section):
     """Frames of each video in the context, evenly spread; all where it has fewer."""
     frames_fps: float | None = Field(None, gt=0)
     """Instead of ``num_frames``: so many a second of video, evenly spread, one at least."""
-    max_frames: int = Field(32, gt=0)
+    max_frames: int = Field(MAX_FRAMES, gt=0)
     """Of each video, with ``frames_fps``; below ``rollout.max_images`` by what code is to show."""
     frame_pixels: int | None = Field(None, gt=0)
     """Most pixels of a frame in the context, by scaling it; None leaves its size."""
@@ -60,11 +63,15 @@ class PromptsConfig(Section):
             raise ValueError("style pyvision lays out observations itself: leave observation empty")
         given = [n for n in ("num_frames", "frames_fps", "frame_pixels") if getattr(self, n)]
         given += [] if self.frame_labels else ["frame_labels"]
+        # Its default is in every resolved config.
+        given += [] if self.max_frames == MAX_FRAMES else ["max_frames"]
         if self.context not in ("initial_frames", "frames"):
             if given:
                 raise ValueError(f"{given[0]} is for context initial_frames and frames only")
         elif (self.num_frames is None) == (self.frames_fps is None):
             raise ValueError(f"context {self.context} wants one of num_frames and frames_fps")
+        if self.frames_fps is None and "max_frames" in given:
+            raise ValueError("max_frames is for frames_fps only; num_frames is a limit itself")
         return self
 
 

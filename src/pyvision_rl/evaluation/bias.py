@@ -19,7 +19,8 @@ import numpy as np
 
 from pyvision_rl.evaluation.items import Item
 from pyvision_rl.evaluation.numbers import margins_test, spread_test
-from pyvision_rl.rewards.answers import normalise, option_letter
+from pyvision_rl.rewards.answers import normalise
+from pyvision_rl.rewards.letters import option_letter
 
 METHOD = (
     "permutation tests over items, 10000 draws: p_answered exchanges the right and the answered "

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from pyvision_rl.present import markdown
+from pyvision_rl.usage import NUMBERS
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -22,7 +23,7 @@ COLUMNS = (
     *("model", "tasks_from", "protocol", "tools", "samples", "part"),
     *("tasks", "episodes", "failed", "ungraded"),
     *("accuracy", "accuracy_se", "low", "high", "interval", "score", "pass_at_k"),
-    *("tool_calls", "sampled_tokens", "text_tokens", "visual_tokens"),
+    *("tool_calls", "sampled_tokens", *NUMBERS),
 )
 """Of ``row.csv``: a row for everything, one per category, and one per number of a suite."""
 
@@ -111,8 +112,7 @@ def _row(result: Json, part: str, score: Json, estimate: Json) -> dict[str, Any]
         "pass_at_k": levels[-1][1]["value"] if levels else None,
         "tool_calls": score["tool_calls"],
         "sampled_tokens": score["sampled_tokens"],
-        "text_tokens": score.get("text_tokens"),
-        "visual_tokens": score.get("visual_tokens"),
+        **{name: score.get(name) for name in NUMBERS},
     }
 
 

@@ -25,6 +25,7 @@ from pyvision_rl.evaluation.page import page, rows
 from pyvision_rl.evaluation.protocol import read_protocol
 from pyvision_rl.evaluation.suite import suite_report
 from pyvision_rl.runs_files import replace_file
+from pyvision_rl.types import EndReason
 
 Json: TypeAlias = dict[str, Any]
 
@@ -196,12 +197,21 @@ def _notes(items: Sequence[Item], *, rescored: bool) -> list[str]:
         )
     if ungraded := sum(i.ungraded for i in items):
         notes.append(f"{ungraded} episodes have no grade and are in no rate; {again}")
+    if unasked := sum(_unasked(i.sample) for i in items):
+        notes.append(
+            f"{unasked} of {len(items)} episodes had no turn, and count as wrong: their prompts "
+            "alone fill rollout.max_context_tokens"
+        )
     if failed := sum(_failed(i) for i in items):
         notes.append(
             f"{failed} episodes failed by our own fault and count as wrong; --resume "
             f"{'of the evaluation itself ' if rescored else ''}with --retry-failed runs them again"
         )
     return notes
+
+
+def _unasked(sample: Sample) -> bool:
+    return sample.end is EndReason.TOKEN_LIMIT and not sample.numbers["sampled_tokens"]
 
 
 def _failed(item: Item) -> bool:

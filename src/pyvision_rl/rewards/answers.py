@@ -38,9 +38,7 @@ MAX_LAYERS = 8
 _PLAIN_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
 _NUMBER = re.compile(rf"[+-]?(?:{_PLAIN_NUMBER})(?:e[+-]?[0-9]{{1,3}})?")
 _FRACTION = re.compile(r"([+-]?)(?:([0-9]+)\s*/\s*([0-9]+)|\\d?frac\{([0-9]+)\}\{([0-9]+)\})")
-_LETTER = re.compile(r"([a-z])|\(([a-z])\)(?:\s*[.:])?(\s.+)?|([a-z])[.:)](\s.+)?")
 _AUTO_LETTER = re.compile(r"[A-Z][.:)]?|\([A-Z]\)(\s.*)?", re.DOTALL)
-_OTHER_OPTION = re.compile(r"(?:^|\s)(?:\([a-z]\)|[a-z][.:)](?=\s|$))|^(?:or|and|&|/)\s")
 _TEX_WRAP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|boxed|fbox)\s*\{")
 _TEX_SPACE = re.compile(r"\\[,;:! ]|~|\\(?:left|right|quad)(?![a-z])")
 _TEX_GROUP = r"(?:\{,\}|\\,|,\\!)"
@@ -50,8 +48,8 @@ _TEX_THOUSANDS = re.compile(
 )
 _LEADING_SIGN = re.compile(r"\A([+-]) (?=\.?[0-9]|\\[dtc]?frac)")
 _PAIRS = {'"': '"', "'": "'", "`": "`", "$": "$", "“": "”", "‘": "’"}
-# Not NFKC: it would turn 10² into 102 and 1½ into 11/2.
-_SIGNS = {ord("−"): "-", ord("–"): "-"} | {
+# Not NFKC: it would turn 10² into 102 and 1½ into 11/2. Narrow spaces are TeX's \\,.
+_SIGNS = {ord("−"): "-", ord("–"): "-", 0x2009: "\\,", 0x202F: "\\,"} | {
     wide: chr(wide - 0xFEE0) for wide in range(0xFF01, 0xFF5F)
 }
 _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
@@ -154,6 +152,8 @@ def _without_layer(text: str) -> str:
         # Not "a" and "b": there the outer signs do not belong together.
         if text[0] not in inner and text[-1] not in inner:
             return inner.strip()
+    if len(text) > 4 and text[:2] == text[-2:] == "**" and "**" not in text[2:-2]:
+        return text[2:-2].strip()
     if text.startswith("\\(") and text.endswith("\\)"):
         return text[2:-2].strip()
     found = _TEX_WRAP.search(text)
@@ -180,22 +180,11 @@ def _closing_brace(text: str, start: int) -> int | None:
 
 
 def _same_letter(mine: str, theirs: str) -> bool:
-    """Same option letter; or the reference's option text without its letter."""
+    """Same option letter; or the reference's option text, with its letter or without."""
+    from pyvision_rl.rewards.letters import option_letter, says
+
     gold, option = option_letter(theirs)
-    if gold is None:
-        return False
-    return option_letter(mine)[0] == gold or bool(option and mine == option)
-
-
-def option_letter(text: str) -> tuple[str | None, str]:
-    """Return the option letter that a normalised answer names, and the option text after it."""
-    found = _LETTER.fullmatch(text)
-    if not found:
-        return None, ""
-    option = (found[3] or found[5] or "").strip()
-    if _OTHER_OPTION.search(option):
-        return None, ""  # "a. b. c." and "a. or b" list options instead of choosing one.
-    return found[1] or found[2] or found[4], option
+    return gold is not None and (option_letter(mine)[0] == gold or says(mine, gold, option))
 
 
 def _same_integer(mine: str, theirs: str) -> bool:

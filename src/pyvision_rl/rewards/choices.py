@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 
-from pyvision_rl.rewards.answers import match, normalise, option_letter
+from pyvision_rl.rewards.answers import match, normalise
+from pyvision_rl.rewards.letters import option_letter, says
 
 _MARK = re.compile(r"(?:^|(?<=[\s,;:*-]))(?:\(([A-Z])\)|([A-Z])[.):](?=[ \t]))[ \t]*", re.MULTILINE)
 _BULLETS = " \t*-"
@@ -30,7 +31,7 @@ def choice_of(answer: str, question: str) -> str | None:
 
 
 def named_by_text(answer: str, options: Mapping[str, str]) -> str | None:
-    """Return the key of the one option that an answer says.
+    """Return the letter of the one option whose text an answer says, with its letter or without.
 
     The same text comes before the same number, and that before a number within the tolerance: a
     neighbour of an option may lie so near that a tolerant comparison finds both.
@@ -44,7 +45,7 @@ def named_by_text(answer: str, options: Mapping[str, str]) -> str | None:
 def _alike(answer: str, options: Mapping[str, str]) -> Iterator[list[str]]:
     """The keys of the options that an answer fits, by the strictest comparison first."""
     said = normalise(answer)
-    yield [key for key, text in options.items() if said and normalise(text) == said]
+    yield [k for k, text in options.items() if said and says(said, k.lower(), normalise(text))]
     yield [
         key for key, text in options.items() if match(answer, text, rel_tol=0, abs_tol=0).correct
     ]

@@ -35,18 +35,26 @@ _TIMES = r" ?(?:[×⨯✕x*·⋅]|\\?times|\\cdot) ?"
 _BRACES = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 # A digit that hangs on a word or a power is no number of its own: the 2 of m2 and m^2. A sign
 # behind a number is a dash: 3-4 are two numbers. What is raised, multiplied (3x4, 5\pi, 1½), or
-# goes on behind a second point (1.5.2) or with an exponent that cannot be read, is not read at all.
+# goes on behind a second point (1.5.2), a low line (1_000) or with an exponent that cannot be read
+# (1e-3m), is not read at all.
 _NOT_PLAIN = (
     rf"[)\]}}]* ?(?:e? ?\^|(?:{_TIMES})?(?:\\pi|\\sqrt|[π√¼-¾⅐-⅟↉])|{_TIMES}[{{(]?[0-9.,]+[)}}]?\^)"
-    r"|\.+[0-9]|x[0-9]|e[+-]?[0-9]"
+    r"|\.+[0-9]|x[0-9]|e[+-]?[0-9]|_"
 )
 _NUMBER = re.compile(
-    rf"(?<![\w.^√])(?<!\^[+-])(?<!sqrt[{{( ])"
+    rf"(?<![\w.^√])(?<!\^[+-])(?<![0-9.]e[+-])(?<!sqrt[{{( ])"
     rf"(?>[+-]?(?:{_DIGITS})(?:e[+-]?[0-9]{{1,3}}(?!\w))?)(?!{_NOT_PLAIN})"
 )
 _FACTOR = rf"(?>(?:{_DIGITS})(?:e[+-]?[0-9]+)?(?:\^(?:{_BRACES}|[+-]?(?:[0-9]+|[a-z])))?)"
 _PRODUCT = re.compile(rf"(?<![\w.^])({_FACTOR})((?:{_TIMES}{_FACTOR})+)")
 _POWER_OF_TEN = re.compile(rf"{_TIMES}10\^(?:\{{ ?)?([+-]?[0-9]{{1,3}})(?: ?\}})?")
+# Of a number, so that it is none itself. A fraction of units is a unit: \frac{m}{s}.
+_FUNCTION = re.compile(
+    r"\\(?:ln|log|exp|sin|cos|tan)(?![a-z])|\bln\b|\\[dtc]?frac\{(?:[^{}]*\}\{)?[+-]?[0-9.]"
+)
+_SIGN_OUTSIDE = re.compile(
+    r"(?<![\w)\]}%°])(?<![\w)\]}%°] )([+-]) ?((?:\\?\$|\\?\() ?)(?=\.?[0-9])"
+)
 _SMALL_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _FRACTION = re.compile(r"([+-]?)([0-9]+)\s*/\s*([0-9]+)|([+-]?)\\d?frac\{([0-9]+)\}\{([0-9]+)\}")
 
@@ -120,6 +128,8 @@ def read_number(answer: str) -> Fraction | str:
         if int(bottom) == 0:
             return "divides by 0"
         return Fraction(int(top), int(bottom)) * (-1 if sign == "-" else 1)
+    if _FUNCTION.search(text):
+        return "no number"
     found = [match[0] for match in _NUMBER.finditer(_plainly(text))]
     if len(found) != 1:
         return "several numbers" if found else "no number"
@@ -132,6 +142,8 @@ def _plainly(text: str) -> str:
     Other powers leave a lone ``^`` behind, by which what is raised is no plain number.
     """
     text = re.sub(r"\^ ?\{? ?\\circ ?\}?", "°", text)
+    text = re.sub(r"\b(?:minus|negative) (?=[$(\\]*\.?[0-9])", "-", text)
+    text = _SIGN_OUTSIDE.sub(r"\2\1", text)
     text = re.sub("[⁺⁻⁰¹²³⁴-⁹]+", lambda small: f"^{{{small[0].translate(_SMALL_DIGITS)}}}", text)
     text = re.sub(r" ?\^ ?", "^", text)
     text = re.sub(r"\^\(([^()]*)\)", r"^{\1}", text)

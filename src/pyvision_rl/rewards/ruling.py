@@ -20,11 +20,11 @@ from pyvision_rl.rewards.answers import (
     infer_type,
     match,
     normalise,
-    option_letter,
 )
 from pyvision_rl.rewards.choices import choice_of, same_choice
 from pyvision_rl.rewards.expressions import same_value, value_of
 from pyvision_rl.rewards.guards import boxes, hedges, says_something, speaks_to_grader
+from pyvision_rl.rewards.letters import option_letter
 from pyvision_rl.rewards.relative_accuracy import distance, read_number, relative_accuracy
 from pyvision_rl.types import Task, Trajectory
 

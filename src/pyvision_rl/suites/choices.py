@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from pyvision_rl.errors import TaskError
-from pyvision_rl.rewards.answers import normalise, option_letter
+from pyvision_rl.rewards.answers import normalise
 from pyvision_rl.rewards.base import Grade
 from pyvision_rl.rewards.choices import named_by_text
+from pyvision_rl.rewards.letters import option_letter
 from pyvision_rl.types import Fact, Task
 
 _MARK = re.compile(r"\(([A-Z])\)[ \t]*")

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pyvision_rl.errors import TaskError
-from pyvision_rl.rewards.answers import match, normalise, option_letter
+from pyvision_rl.rewards.answers import match, normalise
 from pyvision_rl.rewards.base import Grade
+from pyvision_rl.rewards.letters import option_letter
 from pyvision_rl.suites import arithmetic, choices, prompts, reports
 from pyvision_rl.suites.base import (
     Final,

@@ -16,7 +16,7 @@ from enum import StrEnum
 from itertools import chain
 from typing import Literal, TypeAlias
 
-from pyvision_rl.types.execution import ExecStatus, Execution, Media
+from pyvision_rl.types.execution import ExecStatus, Execution, Media, VideoFrames
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,9 @@ class Prompt:
     bindings: Mapping[str, Media]
     """Python name -> media, e.g. ``image_clue_0``. A video may be bound here and be absent
     from ``messages``: on-demand context."""
+    frames: tuple[VideoFrames, ...] = ()
+    """The frames of videos that stand in ``messages``; of each video by its name at code, even
+    where code does not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +316,8 @@ class Trajectory:
     """What failed, when ``end`` is FAILED or grading failed."""
     prompted: TokenCount | None = None
     """Of the prompt; None says that no turn's ``observed`` was counted either."""
+    prompt_frames: tuple[VideoFrames, ...] = ()
+    """The frames of videos that stand in the prompt (``Prompt.frames``)."""
 
     def __post_init__(self) -> None:
         if self.end is EndReason.FAILED and self.reward is not None:

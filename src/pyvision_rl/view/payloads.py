@@ -110,6 +110,7 @@ class Writer:
             "reason": saved.reason,
             "weights_step": t.turns[0].policy_version if t.turns else None,
             "prompted": None if t.prompted is None else asdict(t.prompted),
+            "prompt_frames": [names.frames(frames) for frames in t.prompt_frames],
             "prompt": [self._message(m) for m in t.prompt],
             "turns": [self._turn(turn, names) for turn in t.turns],
         }

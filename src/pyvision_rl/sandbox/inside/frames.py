@@ -107,10 +107,20 @@ class FrameReader:
         return self._shape[2]
 
     @property
+    def codec(self) -> str:
+        """FFmpeg's name of it."""
+        return str(self._stream.codec_context.name)
+
+    @property
     def fps(self) -> float:
-        """Mean frames per second, as the container says."""
+        """Mean frames per second: the container's, where number and times of frames agree to it."""
         mean = self._stream.average_rate if self._index.timed else None
-        return float(mean or packets.rate_of(self._stream))
+        told = float(mean or packets.rate_of(self._stream))
+        if not self._index.timed:
+            return told
+        # What a container says is often the rate of its clock.
+        wrong = abs(self.num_frames / told - self.duration_s) > 0.02 * self.duration_s + 1 / told
+        return self.num_frames / self.duration_s if wrong else told
 
     @property
     def duration_s(self) -> float:
@@ -191,6 +201,8 @@ class FrameReader:
         self._last = self._fed = self._count = -1
         self._sound: int | None = None
         """Frames from this one on refer to nothing that was not decoded."""
+        self._begun = False
+        """Whether that one came out: FFmpeg may take others for sound before it did."""
         self._lost = False
         """Whether somebody else read on, or decoding was interrupted anywhere."""
 
@@ -257,7 +269,8 @@ class FrameReader:
         while found is None:
             while self._ready and found is None:
                 self._last, frame = self._ready.popleft()
-                sound = self._sound is not None and number >= self._sound
+                self._begun = self._begun or self._last == self._sound
+                sound = self._begun and self._sound is not None and number >= self._sound
                 if self._last == number and (whole or (sound and not frame.is_corrupt)):
                     found = frame
             if found is None:

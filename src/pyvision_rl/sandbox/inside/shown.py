@@ -23,6 +23,8 @@ MAX_PIECES = 2**14
 """Pieces of one array that are told apart."""
 _BLANK = {"zeros_like", "ones_like", "empty_like", "full_like"}
 """Functions whose results only have the form of what they are given."""
+_MIXING = {"roll", "sort", "partition", "take_along_axis", "cumsum", "cumprod"}
+"""Functions whose results have that form, and what was in one part in another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Frames(np.ndarray[Any, Any]):
             return plain
         if func.__name__ in _BLANK:
             return np.array(plain)
+        if func.__name__ in _MIXING:
+            return tagged(plain, _arrays((args, kwargs)), mixed=True)
         if isinstance(plain, Frames) and plain._block and _within(plain, plain._block):
             return plain  # a view
         return tagged(plain, _arrays((args, kwargs)))
@@ -71,6 +75,11 @@ class Frames(np.ndarray[Any, Any]):
         if out is not None and len(out) == 1:
             return out[0]
         return tagged(made, _arrays(inputs)) if isinstance(made, np.ndarray) else made
+
+    def take(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what ndarray's returns; it may show any of the frames."""
+        made = _plain(self).take(*args, **kwargs)
+        return tagged(made, [self], mixed=True) if isinstance(made, np.ndarray) else made
 
     def __getitem__(self, index: Any) -> Any:
         part = super().__getitem__(index)
@@ -96,13 +105,13 @@ def shows(pixels: np.ndarray[Any, Any], name: str, numbers: Sequence[int]) -> Fr
     return made
 
 
-def tagged(made: np.ndarray[Any, Any], sources: Iterable[Any]) -> Any:
-    """Return what was made of some arrays as one that shows their frames."""
+def tagged(made: Any, sources: Iterable[Any], *, mixed: bool = False) -> Any:
+    """Return what was made of some arrays as one that shows their frames; ``mixed``: anywhere."""
     found = [source for source in sources if frames_of(source) is not None]
     if not found:
         return np.array(made) if isinstance(made, Frames) else made
     result = made.view(Frames)
-    result._block = _derived(result, found)
+    result._block = _derived(result, found, mixed=mixed)
     return result
 
 
@@ -158,14 +167,14 @@ def _block(array: Any, name: str, pieces: tuple[tuple[int, ...], ...]) -> _Block
     return _Block(name, pieces, _address(array), array.nbytes // len(pieces))
 
 
-def _derived(made: Any, sources: list[Any]) -> _Block | None:
+def _derived(made: Any, sources: list[Any], *, mixed: bool = False) -> _Block | None:
     """The block of an array that was made of others; None when they are of several videos."""
     known = [frames_of(source) for source in sources]
     names = {found[0] for found in known if found is not None}
     if len(names) != 1:
         return None
     union = tuple(sorted({n for found in known if found is not None for n in found[1]}))
-    if len(union) > 1 and made.flags.c_contiguous and made.ndim:
+    if len(union) > 1 and made.flags.c_contiguous and made.ndim and not mixed:
         pieces = _pieces(made, sources)
         if pieces:
             return _piecewise(made, pieces)

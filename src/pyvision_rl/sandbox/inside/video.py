@@ -192,19 +192,22 @@ class VideoCapture:
         self._shown, self._next = self._next, self._next + 1
         return True
 
-    def retrieve(self, *args: Any) -> tuple[bool, Any]:
-        """Return the frame gone to, blue first."""
+    def retrieve(self, image: Any = None, flag: int = 0) -> tuple[bool, Any]:
+        """Return the frame gone to, blue first; in ``image`` if that has its shape."""
         if self._reader is None or self._shown < 0:
             return False, None
         try:
             rgb = self._reader._fetch([self._shown])[0]
         except VideoError:
             return False, None
-        return True, rgb[..., ::-1].copy()
+        bgr = rgb[..., ::-1].copy()
+        if isinstance(image, np.ndarray) and (image.shape, image.dtype) == (bgr.shape, bgr.dtype):
+            image[...] = bgr
+        return True, bgr
 
-    def read(self, *args: Any) -> tuple[bool, Any]:
+    def read(self, image: Any = None) -> tuple[bool, Any]:
         """Go on to the next frame and return it, blue first; (False, None) at the end."""
-        return self.retrieve() if self.grab() else (False, None)
+        return self.retrieve(image) if self.grab() else (False, None)
 
     def get(self, prop: int) -> float:
         """Return a property, 0 if it is not known."""
@@ -219,6 +222,7 @@ class VideoCapture:
             3: lambda: frames.width,
             4: lambda: frames.height,
             5: lambda: frames.fps,
+            6: lambda: int.from_bytes(frames.codec.encode()[:4].ljust(4), "little"),
             7: lambda: len(reader),
         }
         return float(values[prop]()) if prop in values else 0.0
@@ -229,10 +233,11 @@ class VideoCapture:
             return False
         total = len(self._reader)
         if prop == 0:
-            starts = self._reader._frames.timestamps[:, 0]
-            number = int(np.abs(starts - value / 1000).argmin())
+            times = self._reader._frames.timestamps
+            past = value / 1000 >= times[-1, 1]
+            number = total if past else int(np.abs(times[:, 0] - value / 1000).argmin())
         else:
-            number = int(value) if prop == 1 else round(value * (total - 1))
+            number = int(value) if prop == 1 else round(value * total)
         self._next = min(max(number, 0), total)
         self._shown = self._next - 1
         return True
@@ -258,9 +263,10 @@ class _Bridge:
             self.out = _same
             return
         if name != "torch" or importlib.util.find_spec("torch") is None:
+            are = "numpy arrays, .asnumpy() works" if self.out is _same else "torch's tensors"
             raise ImportError(
                 f"decord.bridge: {name} is not available here; the bridge stays as it is: frames "
-                "are numpy arrays, .asnumpy() works"
+                f"are {are}"
             )
         self.out = importlib.import_module("torch").from_numpy
 
@@ -315,12 +321,12 @@ def open_video(fd: int, name: str) -> VideoReader:
 
 
 def _bound(source: Any) -> str | None:
-    """The bound video that a source names: a reader, a name, or a path that ends in one."""
+    """The bound video that a source names: a reader, a name, or a path to no file that ends so."""
     if isinstance(source, VideoReader):
         return source._name or None
     if isinstance(source, (str, os.PathLike)):
         name = Path(os.fspath(source)).name.partition(".")[0]
-        if name in _BOUND:
+        if name in _BOUND and not Path(source).is_file():
             return name
     return None
 
@@ -348,6 +354,10 @@ def _source(uri: Any) -> tuple[str, FrameReader]:
         raise VideoError(f"Error reading {uri}: {error} (bound videos: {known})") from None
 
 
+def _refused(*args: Any, **kwargs: Any) -> Any:
+    raise VideoError("videos are read without their sound, one at a time: use VideoReader")
+
+
 def install() -> None:
     """Put decord, and OpenCV's VideoCapture if it is loaded, where imports find them."""
     names = "decord bridge logging ndarray base video_reader"
@@ -367,6 +377,7 @@ def install() -> None:
     top.__path__ = []
     vars(top).update(parts, nd=parts["ndarray"], VideoReader=VideoReader, cpu=cpu, gpu=gpu)
     vars(top).update(DECORDError=VideoError, __version__="0.6.0")
+    vars(top).update(dict.fromkeys(("AudioReader", "AVReader", "VideoLoader"), _refused))
     del top.__dict__["decord"]
     for module in parts.values():
         sys.modules[module.__name__] = module

@@ -247,6 +247,8 @@
       const shown = turn.execution.images.map((i) => i.frames).filter(of);
       return fetched.length || shown.length ? [{ t, fetched, shown }] : [];
     });
+    const given = (trajectory.prompt_frames || []).filter((f) => f.of === place);
+    if (given.length) rows.unshift({ fetched: [], shown: given });
     const table = rows.map(({ t, fetched, shown }) => {
       const all = (list) => list.flatMap((f) => f.numbers);
       const told = [
@@ -256,7 +258,9 @@
       return h(
         "div",
         { class: "lane" },
-        h("a", { href: location.hash, on: { click: (e) => goTurn(e, t) } }, `turn ${t + 1}`),
+        t === undefined
+          ? h("span", { class: "soft" }, "prompt")
+          : h("a", { href: location.hash, on: { click: (e) => goTurn(e, t) } }, `turn ${t + 1}`),
         lane(m.video.frames, all(fetched), all(shown), told),
         framesLine(told),
       );

@@ -20,13 +20,25 @@
       "article",
       { class: `message ${message.role === "system" ? "system" : "given"}` },
       h("header", {}, h("b", {}, message.role)),
-      h("div", { class: "body" }, message.parts.map(partView)),
+      h("div", { class: "body" }, partViews(message.parts)),
     );
   };
 
-  function partView(part) {
-    if (part.image) return PVRL.mediaView(part.image);
-    return h("div", { class: "prose" }, PVRL.longText(part.text));
+  /* Pictures with no word between them, as frames of a video are given, stand side by side. */
+  function partViews(parts) {
+    const views = [];
+    let row = [];
+    for (const [i, part] of parts.entries()) {
+      if (!part.image) {
+        views.push(h("div", { class: "prose" }, PVRL.longText(part.text)));
+        continue;
+      }
+      row.push(PVRL.mediaView(part.image));
+      if (i + 1 < parts.length && parts[i + 1].image) continue;
+      views.push(row.length > 1 ? h("div", { class: "pictures" }, row) : row[0]);
+      row = [];
+    }
+    return views;
   }
 
   /* One turn; `extra` is told by the page: { raw, shaded } nodes per turn, on demand. */

@@ -148,7 +148,8 @@ def stages(plan: Plan, out: Path, config: Config) -> list[tuple[str, list[Comman
 
     def alone(name: str, model: Path, mode: str) -> Command:
         forced = f"eval.forced_start={toml_value(starts[mode])}"
-        sets = (seed, f"policy.model={model}", forced, *small_rl)
+        # Several run side by side, and each live sandbox session holds 11 MB.
+        sets = (seed, f"policy.model={model}", forced, "rollout.max_live_episodes=64", *small_rl)
         folder = out / "eval" / name / mode
         return Command(f"eval-{name}-{mode}", _pvrl("eval"), plan.rl_config, folder, sets)
 
